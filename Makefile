@@ -1,0 +1,43 @@
+# make demo | make test | make docs | make lab | make bench
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+.DEFAULT_GOAL := help
+.PHONY: help demo test docs lab bench clean
+
+help:
+	@echo "make demo [DATA=/path/to/rsna]   the whole path, on phantoms or on a competition folder"
+	@echo "make test                        export, clean, notebooks and pytest"
+	@echo "make docs                        the site, in _docs/"
+	@echo "make lab                         the notebooks in JupyterLab"
+	@echo "make bench                       the benchmarks, one table each"
+
+.venv/installed: pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,11) and "lumbar_nbdev needs Python 3.11 or newer; set PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/lumbar demo --out $(DEMO) $(if $(DATA),--rsna $(DATA))
+
+test: .venv/installed
+	$(BIN)/python tools/gate.py nbdev-export lumbar_nbdev nbs
+	$(BIN)/python tools/gate.py nbdev-clean nbs
+	$(BIN)/python tools/readme.py --check
+	$(BIN)/nbdev-test --n-workers 2 --timing
+	$(BIN)/python -m pytest -q
+
+docs: .venv/installed
+	$(BIN)/python tools/docs.py
+
+lab: .venv/installed
+	$(BIN)/jupyter lab nbs
+
+bench: .venv/installed
+	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
+
+clean:
+	rm -rf $(DEMO) _proc _docs .pytest_cache
