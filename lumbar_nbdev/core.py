@@ -6,10 +6,10 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/core.html.md"""
 
 # %% auto #0
 __all__ = ['CONDITIONS', 'LEVELS', 'SEVERITIES', 'SUBMISSION_COLUMNS', 'SERIES_TYPES', 'CANAL', 'DISC_LABELS', 'VERTEBRA_LABELS',
-           'GROUPS', 'GROUP_SERIES', 'log', 'condition_group', 'condition_side', 'LumbarError', 'SettingsError',
-           'InputError', 'ModelError', 'condition_key', 'level_key', 'severity_index', 'condition_title', 'level_title',
-           'row_id', 'parse_row_id', 'Settings', 'settings_file', 'settings', 'atomic_path', 'safe_join',
-           'code_version', 'progress']
+           'PLACES', 'GROUPS', 'GROUP_SERIES', 'log', 'condition_group', 'condition_side', 'LumbarError',
+           'SettingsError', 'InputError', 'ModelError', 'condition_key', 'level_key', 'severity_index',
+           'condition_title', 'level_title', 'row_id', 'parse_row_id', 'Settings', 'settings_file', 'settings',
+           'atomic_path', 'safe_join', 'code_version', 'progress']
 
 # %% ../nbs/00_core.ipynb #c0003
 import configparser,errno,hashlib,inspect,json,logging,os,shutil,tempfile
@@ -28,7 +28,10 @@ CANAL = 100 # mask value of the spinal canal, as in SPIDER
 DISC_LABELS = {level: 205-i for i,level in enumerate(LEVELS)} # mask value of each disc: 201 is the lowest
 VERTEBRA_LABELS = {f'l{5-i}': i+1 for i in range(5)} # mask value of each lumbar vertebra: 1 is the lowest
 
-# %% ../nbs/00_core.ipynb #c0014
+# %% ../nbs/00_core.ipynb #c0012
+PLACES = [(c,l) for c in CONDITIONS for l in LEVELS] # the 25 places of a study, in the order of train.csv
+
+# %% ../nbs/00_core.ipynb #c0015
 GROUPS = ('spinal', 'foraminal', 'subarticular')
 GROUP_SERIES = dict(spinal='Sagittal T2/STIR', foraminal='Sagittal T1', subarticular='Axial T2')
 
@@ -44,7 +47,7 @@ def condition_side(
     "The patient's side that a condition is about."
     return next((s for s in ('left','right') if condition.startswith(s)), '')
 
-# %% ../nbs/00_core.ipynb #c0018
+# %% ../nbs/00_core.ipynb #c0019
 log = logging.getLogger('lumbar')
 
 class LumbarError(Exception):
@@ -61,7 +64,7 @@ class SettingsError(LumbarError): "A wrong key or value in `settings.ini`, or an
 class InputError(LumbarError): "Input that is missing, unreadable or not what it should be."
 class ModelError(LumbarError): "A model file that is missing, damaged, or not one of ours."
 
-# %% ../nbs/00_core.ipynb #c0022
+# %% ../nbs/00_core.ipynb #c0023
 def _key(text, known, kind):
     key = str(text).strip().lower().replace(' ','_').replace('/','_')
     if key in known: return key
@@ -85,7 +88,7 @@ def severity_index(
     "The place of a severity on its scale."
     return SUBMISSION_COLUMNS.index(_key(text, SUBMISSION_COLUMNS, 'severity'))
 
-# %% ../nbs/00_core.ipynb #c0027
+# %% ../nbs/00_core.ipynb #c0028
 def condition_title(
     condition:str # One of `CONDITIONS`
 )->str: # For example 'Left Subarticular Stenosis'
@@ -98,7 +101,7 @@ def level_title(
     "A level as the competition's coordinates, and people, write it."
     return level.upper().replace('_','/')
 
-# %% ../nbs/00_core.ipynb #c0030
+# %% ../nbs/00_core.ipynb #c0031
 def row_id(
     study_id:int, # The study
     condition:str, # One of `CONDITIONS`
@@ -112,10 +115,10 @@ def parse_row_id(
 )->tuple: # (study id as int, condition, level); `InputError` if it is no row's name
     "The study, condition and level that a submission's row is about."
     study,_,rest = str(text).partition('_')
-    if not study.isdecimal(): raise InputError("not a row_id", repr(str(text)), "expected <study_id>_<condition>_<level>")
+    if not study.isdecimal() or rest[-6:-5]!='_': raise InputError("not a row_id", repr(str(text)), "expected <study_id>_<condition>_<level>")
     return int(study), condition_key(rest[:-6]), level_key(rest[-5:])
 
-# %% ../nbs/00_core.ipynb #c0034
+# %% ../nbs/00_core.ipynb #c0035
 @dataclass(frozen=True)
 class Settings:
     "The run settings of one profile, as read from `settings.ini`."
@@ -138,7 +141,7 @@ class Settings:
     grader_batch:int # Crops in a batch of the grader
     baseline_epochs:int # Epochs of the plain CNN
 
-# %% ../nbs/00_core.ipynb #c0036
+# %% ../nbs/00_core.ipynb #c0037
 _LEAST = dict(workers=1, studies=0, segmenter_slices=1, segmenter_epochs=1, segmenter_batch=1, grader_epochs=1, grader_batch=1, baseline_epochs=1, seed=0)
 
 def _setting(key, kind, text, where):
@@ -153,7 +156,7 @@ def _setting(key, kind, text, where):
     if key=='device' and value not in ('cpu','cuda'): raise bad("'cpu' or 'cuda'")
     return value
 
-# %% ../nbs/00_core.ipynb #c0038
+# %% ../nbs/00_core.ipynb #c0039
 def settings_file(
 )->Path: # `SettingsError` if it does not exist
     "The settings file in force: `$LUMBAR_SETTINGS`, or the project's own."
@@ -163,7 +166,7 @@ def settings_file(
         if path.is_file(): return path
     raise SettingsError("no settings file", own[-1], "unset LUMBAR_SETTINGS or let it name a settings.ini")
 
-# %% ../nbs/00_core.ipynb #c0039
+# %% ../nbs/00_core.ipynb #c0040
 def settings(
     profile:str=None # A section of the file; default: `$LUMBAR_PROFILE`, else 'quick'
 )->Settings: # `SettingsError` on an unknown profile or key, a missing key, or a bad value
@@ -181,7 +184,7 @@ def settings(
     if missing: raise SettingsError(f"missing key {missing[0]!r}", path, "add it to [DEFAULT]")
     return Settings(profile, **{k: _setting(k, t, ini[profile][k], path) for k,t in kinds.items()})
 
-# %% ../nbs/00_core.ipynb #c0045
+# %% ../nbs/00_core.ipynb #c0046
 @contextmanager
 def atomic_path(
     path # The file or folder to write; it appears only if the block ends without an error
@@ -202,7 +205,7 @@ def atomic_path(
         if tmp.is_dir(): shutil.rmtree(tmp, ignore_errors=True)
         elif tmp.exists(): tmp.unlink()
 
-# %% ../nbs/00_core.ipynb #c0048
+# %% ../nbs/00_core.ipynb #c0049
 def safe_join(
     folder, # The folder that must not be left
     *parts # Names below it, as found in a table or an archive
@@ -213,7 +216,7 @@ def safe_join(
     if not path.is_relative_to(root): raise InputError("a path leaves its folder", '/'.join(map(str,parts)), "do not use this file")
     return path
 
-# %% ../nbs/00_core.ipynb #c0051
+# %% ../nbs/00_core.ipynb #c0052
 def code_version(
     *objects # Modules, classes or functions whose source the result depends on
 )->str: # 10 hexadecimal digits
@@ -221,7 +224,7 @@ def code_version(
     text = '\0'.join(inspect.getsource(o) for o in objects)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
-# %% ../nbs/00_core.ipynb #c0054
+# %% ../nbs/00_core.ipynb #c0055
 def progress(
     items, # What to loop over
     what:str, # A few words shown before the bar

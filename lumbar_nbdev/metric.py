@@ -13,7 +13,7 @@ __all__ = ['PLACE_COLUMNS', 'TRUTH_COLUMNS', 'WEIGHTS', 'LOG_CLIP', 'PREVALENCE'
 # %% ../nbs/20_metric.ipynb #c0003
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations,product
+from itertools import product
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ def row_ids(
     table:pd.DataFrame # Has the columns study_id, condition, level
 )->pd.Index: # One name a row, for example '44036939_left_subarticular_stenosis_l4_l5'
     "The submission's name of every row of a table of places."
-    return pd.Index([row_id(*o) for o in zip(*(table[c] for c in PLACE_COLUMNS))], dtype=object, name='row_id')
+    return pd.Index([row_id(*o) for o in zip(*(table[c].tolist() for c in PLACE_COLUMNS))], dtype=object, name='row_id')
 
 def sample_rows(
     studies # Study ids
@@ -75,7 +75,7 @@ def check_submission(
 # %% ../nbs/20_metric.ipynb #c0034
 def _read_text(path):
     "A CSV file, every value as text."
-    try: table = pd.read_csv(Path(path), dtype=str, encoding='utf-8-sig', keep_default_na=False)
+    try: table = pd.read_csv(Path(path), dtype=str, keep_default_na=False)
     except OSError as e: raise InputError(f"cannot read the table ({e.strerror or e})", path, "give a CSV file")
     except ValueError as e: raise InputError(f"no CSV table ({str(e).strip().splitlines()[-1]})", path, "give a CSV file with a header line")
     if not isinstance(table.index, pd.RangeIndex): raise InputError("rows longer than the header", path, "give every column a name")
@@ -186,7 +186,7 @@ def expected_score(
     _refuse(~wanted.isin(sent.index), wanted, 'nothing submitted', 'the submission', "give all 25 rows of every study")
     sent,mass = sent.loc[row_ids(truth)].to_numpy(), truth[list(TRUTH_COLUMNS)].to_numpy()*WEIGHTS
     loss = lambda pick: weighted_log_loss(sent[pick], mass[pick])
-    group = truth.condition.map(condition_group)
+    group = truth.condition.map({c: condition_group(c) for c in CONDITIONS})
     empty = [g for g in GROUPS if g not in set(group)]
     if empty: raise InputError(f"no label in the group {empty[0]!r}", 'the labels', "score studies where all three groups are labelled")
     canal = (group=='spinal').to_numpy()
@@ -247,14 +247,9 @@ def _canal_cost(s, a, A, yes, no):
     return -(a*_ln(s) + (A-a)*_ln(1-s)).sum(-1) - yes*_ln(top) - no*_ln(1-top)
 
 def _canal_severe(a, A, yes, no):
-    "The cheapest severe values (studies, 5): every set of levels is tried at the maximum."
-    tried = []
-    for levels in (list(c) for n in range(1,6) for c in combinations(range(5), n)):
-        top = ((a[:,levels].sum(1)+yes)/(A[:,levels].sum(1)+yes+no))[:,None]
-        s = np.minimum(a/A, top)
-        s[:,levels] = top
-        tried.append(s)
-    tried = np.stack(tried)
+    "The cheapest severe values (studies, 5): every level is tried as the one that carries the maximum."
+    top = (a+yes[:,None])/(A+(yes+no)[:,None])
+    tried = np.where(np.eye(5,dtype=bool)[:,None], top, a/A) # (5 tries, studies, 5 levels)
     return tried[_canal_cost(tried, a, A, yes, no).argmin(0), np.arange(len(a))]
 
 # %% ../nbs/20_metric.ipynb #c0093
@@ -275,7 +270,7 @@ def oracle_submission(
     q[canal] = np.column_stack([rest/rest.sum(1, keepdims=True)*(1-severe)[:,None], severe])
     return rows[['row_id']].join(pd.DataFrame(q, columns=SUBMISSION_COLUMNS))
 
-# %% ../nbs/20_metric.ipynb #c0112
+# %% ../nbs/20_metric.ipynb #c0115
 def write_oracle(
     rsna_dir # A phantom's folder in the competition's layout, with truth.csv
 )->Path: # The file written, oracle_submission.csv; `InputError` if truth.csv is missing or faulty
