@@ -110,7 +110,7 @@ def demo(a):
     run,out = check_device(settings(a.profile)), Path(a.out)
     cohort = Cohort(a.rsna, 'train') if a.rsna else None
     phantoms = out/'phantom'
-    if not phantoms.exists(): phantom(argparse.Namespace(out=phantoms, studies=run.studies or 80, seed=run.seed))
+    if not phantoms.exists(): phantom(argparse.Namespace(out=phantoms, studies=run.studies or 64, seed=run.seed))
     cohort = cohort or Cohort(phantoms/'rsna', 'train')
     print("\nTraining the segmenter"); train_segmenter(phantoms/'spider', out/'models', run)
     print("\nTraining the grader"); card = train_grader(cohort, out/'models', run)

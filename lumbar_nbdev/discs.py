@@ -19,12 +19,12 @@ from .cohort import Cohort
 from .core import *
 from .volume import Volume,normalise,write_image
 
-# %% ../nbs/13_discs.ipynb #c0011
+# %% ../nbs/13_discs.ipynb #c0012
 def _steps(points, numbers):
     "The step to the next number, (n, 3), along a smooth curve through points."
     return np.stack([np.polynomial.Polynomial.fit(numbers, c, min(2,len(points)-1)).deriv()(numbers) for c in np.transpose(points)], -1)
 
-# %% ../nbs/13_discs.ipynb #c0014
+# %% ../nbs/13_discs.ipynb #c0015
 TILTS = dict(zip(LEVELS, (12,8,-1,-16,-39))) # usual tilt of a disc, degrees, + where its front is the higher end
 FORWARD = 26. # from the middle of the canal to the middle of the disc, mm
 HEIGHT = .2 # height of a disc, share of the step to the next level
@@ -43,7 +43,7 @@ def disc_places(
     spacing = np.linalg.norm(_steps(at, numbers)[:,1:], axis=1)
     return pd.DataFrame(np.c_[at, uy, uz, spacing, HEIGHT*spacing], index=points.index, columns=['x','y','z','uy','uz','spacing','height'])
 
-# %% ../nbs/13_discs.ipynb #c0023
+# %% ../nbs/13_discs.ipynb #c0024
 DEPTH,WIDTH,POWER = 34., 46., 3.2 # mm front to back, mm side to side, exponent of the superellipse
 
 def _shape(u, v, x, height, wider=0.):
@@ -51,7 +51,7 @@ def _shape(u, v, x, height, wider=0.):
     outline = (np.abs(u)/(DEPTH/2+wider))**2.5+(np.abs(x)/(WIDTH/2+wider))**2.5
     return outline**(POWER/2.5)+(np.abs(v)/(height/2+wider))**POWER
 
-# %% ../nbs/13_discs.ipynb #c0025
+# %% ../nbs/13_discs.ipynb #c0026
 def _frame(volume, place):
     "The part of a volume's array around a disc, and at its voxels u forward, v up, x left, mm from the disc's middle."
     corners = volume.to_voxel([[place.x, place.y+i, place.z+j] for i in (-40,40) for j in (-40,40)])[:,1:]
@@ -69,7 +69,7 @@ def disc_prior(
     box,u,v,x = _frame(volume, place)
     return box, _shape(u, v, x, place.height)<=1
 
-# %% ../nbs/13_discs.ipynb #c0030
+# %% ../nbs/13_discs.ipynb #c0031
 SLIDE,TURN = 8., 12. # how far the guess may move, mm, and turn, degrees
 
 def _profiles(volume, place, turns, up, across):
@@ -92,15 +92,15 @@ def fit_edges(
     rise = ndimage.gaussian_filter1d(_profiles(volume, place, turns, up, np.arange(-13,14.)), 2, axis=1, order=1)
     rise,middle,best = rise/(rise.std()+1e-9), len(up)//2, (-np.inf,)
     at = middle+np.arange(-int(2*SLIDE), int(2*SLIDE)+1)
-    for half in range(max(2,round(.07*place.spacing)), round(.25*place.spacing)+1): # half the height, in steps of 0.5 mm
-        score = np.minimum(rise[:,np.clip(at+half,0,len(up)-1)],2.5)-np.maximum(rise[:,np.clip(at-half,0,len(up)-1)],-2.5)-(up[at]/SLIDE)**2-((turns/TURN)**2)[:,None]
+    for half in range(max(2,round(.14*place.spacing)), round(.45*place.spacing)+1): # half the height, in steps of 0.5 mm
+        score = np.minimum(rise[:,np.clip(at+half,0,len(up)-1)],2.5)-np.maximum(rise[:,np.clip(at-half,0,len(up)-1)],-2.5)-2*(up[at]/SLIDE)**2-((turns/TURN)**2)[:,None]
         i,j = np.unravel_index(score.argmax(), score.shape)
         if score[i,j]>best[0]: best = (score[i,j], turns[i], up[at[j]], half)
     _,turn,slide,half = best
     a = np.arctan2(place.uy, place.uz)+np.radians(turn)
     return pd.Series({**place, 'y': place.y+slide*np.sin(a), 'z': place.z+slide*np.cos(a), 'uy': np.sin(a), 'uz': np.cos(a), 'height': float(half)})
 
-# %% ../nbs/13_discs.ipynb #c0036
+# %% ../nbs/13_discs.ipynb #c0037
 _SLICEWISE = np.zeros((3,3,3), int); _SLICEWISE[1] = ndimage.generate_binary_structure(2,1) # water does not flow from slice to slice
 
 def disc_watershed(
@@ -119,7 +119,7 @@ def disc_watershed(
     water = watershed(gradient, markers, connectivity=_SLICEWISE, mask=(np.abs(u)<FORWARD+3)&(np.abs(v)<.7*place.spacing))
     return box, (water==1)&(_shape(u, v, x, place.height, 1)<=1)
 
-# %% ../nbs/13_discs.ipynb #c0040
+# %% ../nbs/13_discs.ipynb #c0041
 METHODS = ('prior', 'edges', 'watershed')
 
 def draw_disc(
@@ -132,7 +132,7 @@ def draw_disc(
     if method!='prior': place = fit_edges(volume, place)
     return place, *(disc_watershed if method=='watershed' else disc_prior)(volume, place)
 
-# %% ../nbs/13_discs.ipynb #c0046
+# %% ../nbs/13_discs.ipynb #c0047
 def measure_disc(
     volume:Volume, # The series that the mask belongs to
     place:pd.Series, # The disc's place
@@ -145,7 +145,7 @@ def measure_disc(
     span = lambda a: np.ptp(a)+pixel if len(a) else 0.
     return dict(tilt_deg=np.degrees(np.arctan2(place.uy, place.uz)), height_mm=span(v[np.abs(u)<4]), depth_mm=span(u), area_mm2=len(u)*np.prod(volume.spacing[1:]))
 
-# %% ../nbs/13_discs.ipynb #c0049
+# %% ../nbs/13_discs.ipynb #c0050
 def study_discs(
     cohort:Cohort, # A cohort with coordinates
     study_id:int, # One of its studies
@@ -168,7 +168,7 @@ def study_discs(
         found.append(dict(study_id=study_id, series_id=series, level=level, method=method, x_mm=p.x, y_mm=p.y, z_mm=p.z, **measure_disc(volume, p, inside)))
     return replace(volume, data=mask), pd.DataFrame(found)
 
-# %% ../nbs/13_discs.ipynb #c0052
+# %% ../nbs/13_discs.ipynb #c0053
 def discs_from_cohort(
     cohort:Cohort, # A cohort with coordinates
     out, # Folder to fill: <study_id>.mha and discs.csv

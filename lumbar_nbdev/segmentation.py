@@ -10,9 +10,10 @@ __all__ = ['CLASSES', 'FIELD', 'STEPS', 'RATE', 'MOST', 'BEHIND', 'class_mask', 
            'segmenter_learner', 'Segmenter', 'find_discs', 'disc_planes', 'name_levels', 'evaluate_segmenter',
            'fit_segmenter', 'train_segmenter', 'quick_segmenter']
 
-# %% ../nbs/12_segmentation.ipynb #c0003
+# %% ../nbs/12_segmentation.ipynb #c0005
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 import fastai.callback.schedule
@@ -40,7 +41,7 @@ from .spider import SpiderSet
 from .unet import ENCODER,Unet,create_encoder,dice,load_weights,read_card,save_model
 from .volume import Volume,normalise
 
-# %% ../nbs/12_segmentation.ipynb #c0011
+# %% ../nbs/12_segmentation.ipynb #c0013
 CLASSES = ('background','vertebra','canal','disc')
 
 def class_mask(
@@ -50,7 +51,7 @@ def class_mask(
     mask = np.asarray(mask)
     return np.select([mask==CANAL, mask>200, mask>0], [2,3,1], 0).astype(np.uint8)
 
-# %% ../nbs/12_segmentation.ipynb #c0016
+# %% ../nbs/12_segmentation.ipynb #c0018
 FIELD = 256 # side of a training picture, mm
 
 def _pick(slices, count, rng):
@@ -71,7 +72,7 @@ def training_pictures(
     xs,ys = image.resample(*grid).data, mask.resample(*grid, order=0).data
     return [(TensorImage(torch.tensor((x*255).round().astype(np.uint8))[None]), TensorMask(torch.tensor(y.astype(np.uint8)))) for x,y in zip(xs,ys)]
 
-# %% ../nbs/12_segmentation.ipynb #c0021
+# %% ../nbs/12_segmentation.ipynb #c0023
 def shift_mat(
     x, # A batch of pictures
     most:float=.12 # Largest shift, in half sides of the picture
@@ -98,7 +99,7 @@ def augmentations(
     return aug_transforms(do_flip=False, max_rotate=10, min_zoom=.85, max_zoom=1.2, max_warp=0, max_lighting=.4, pad_mode='zeros',
                           xtra_tfms=[AffineCoordTfm(shift_mat, pad_mode='zeros'), Noise()])
 
-# %% ../nbs/12_segmentation.ipynb #c0023
+# %% ../nbs/12_segmentation.ipynb #c0025
 STEPS = 30 # fewest training steps in an epoch
 
 def segmenter_dls(
@@ -113,7 +114,7 @@ def segmenter_dls(
     first = TfmdDL(train, bs=batch, shuffle=True, drop_last=True, after_batch=[IntToFloatTensor(), *augmentations()], num_workers=0)
     return DataLoaders(first, TfmdDL(valid, bs=batch, after_batch=[IntToFloatTensor()], num_workers=0), device=torch.device(device))
 
-# %% ../nbs/12_segmentation.ipynb #c0029
+# %% ../nbs/12_segmentation.ipynb #c0031
 class SegmentationLoss(nn.Module):
     "Cross-entropy plus the mean Dice loss of vertebra, canal and disc."
     def forward(self, scores, truth):
@@ -122,7 +123,7 @@ class SegmentationLoss(nn.Module):
         overlap = (2*(chance*is_class).sum((0,2,3))+1)/((chance+is_class).sum((0,2,3))+1)
         return F.cross_entropy(scores, truth)+1-overlap[1:].mean()
 
-# %% ../nbs/12_segmentation.ipynb #c0033
+# %% ../nbs/12_segmentation.ipynb #c0035
 class ClassDice(Metric):
     "The Dice coefficient of one class over all held-out pictures together."
     def __init__(self,
@@ -137,7 +138,7 @@ class ClassDice(Metric):
     @property
     def name(self): return CLASSES[self.k]
 
-# %% ../nbs/12_segmentation.ipynb #c0036
+# %% ../nbs/12_segmentation.ipynb #c0038
 class Watch(Callback):
     "After each epoch, paint one picture; `painted` holds the results."
     def __init__(self,
@@ -148,7 +149,7 @@ class Watch(Callback):
         with torch.no_grad(): scores = self.model(torch.as_tensor(self.picture)[None].float().to(self.dls.device))
         self.painted.append(scores.argmax(1)[0].cpu().numpy())
 
-# %% ../nbs/12_segmentation.ipynb #c0038
+# %% ../nbs/12_segmentation.ipynb #c0040
 class EpochProgress(Callback):
     "A bar over all training steps, with the held-out figures of the last epoch."
     order = 60
@@ -161,7 +162,7 @@ class EpochProgress(Callback):
     def after_epoch(self): self.bar.set_postfix({n: f'{m.value:.3f}' for n,m in zip([m.name for m in self.recorder.metrics[-3:]], self.recorder.metrics[-3:])})
     def after_fit(self): self.bar.close()
 
-# %% ../nbs/12_segmentation.ipynb #c0040
+# %% ../nbs/12_segmentation.ipynb #c0042
 RATE = 4e-3 # highest learning rate
 
 def segmenter_learner(
@@ -174,7 +175,7 @@ def segmenter_learner(
     cbs = [*cbs, *([MixedPrecision()] if dls.device.type=='cuda' else [])]
     return Learner(dls, net, SegmentationLoss(), opt_func=partial(Adam, wd=.01), metrics=[ClassDice(k) for k in (1,2,3)], cbs=cbs)
 
-# %% ../nbs/12_segmentation.ipynb #c0049
+# %% ../nbs/12_segmentation.ipynb #c0051
 MOST = 768 # most rows or columns of the network's input
 
 def _covering_grid(volume, mm):
@@ -194,7 +195,7 @@ def _back(scores, grid, volume):
         out[k] = F.grid_sample(s[None], at[None], padding_mode='border', align_corners=False)[0].argmax(0).cpu().numpy()
     return out
 
-# %% ../nbs/12_segmentation.ipynb #c0050
+# %% ../nbs/12_segmentation.ipynb #c0052
 class Segmenter:
     "A trained segmentation network and what is needed to use it."
     def __init__(self,
@@ -215,7 +216,7 @@ class Segmenter:
             scores = torch.cat([self.net(b.to(self.device)).float() for b in x.split(8)])
         return replace(volume, data=_back(scores, grid, volume))
 
-# %% ../nbs/12_segmentation.ipynb #c0057
+# %% ../nbs/12_segmentation.ipynb #c0059
 def find_discs(
     classes:Volume, # Indices into `CLASSES`, sagittal
     least:float=40, # Smallest cut of a disc, mm²; a usual one has 217
@@ -238,7 +239,7 @@ def find_discs(
     numbers = 201+np.maximum(1, np.floor(steps/steps.median()+.4)).fillna(0).cumsum().astype(int)
     return dict(zip(numbers, t.voxels))
 
-# %% ../nbs/12_segmentation.ipynb #c0060
+# %% ../nbs/12_segmentation.ipynb #c0062
 def disc_planes(
     classes:Volume, # The mask that the voxels belong to
     discs:dict # From `find_discs`
@@ -252,7 +253,7 @@ def disc_planes(
         rows[k] = dict(zip(('y','z','ny','nz'), (*p.mean(0),*n)))
     return pd.DataFrame.from_dict(rows, 'index', columns=['y','z','ny','nz']).reindex(range(201, max(rows, default=200)+1)).interpolate()
 
-# %% ../nbs/12_segmentation.ipynb #c0064
+# %% ../nbs/12_segmentation.ipynb #c0066
 BEHIND = 25 # mm behind the discs' middles where the posterior elements begin
 
 def name_levels(
@@ -273,7 +274,7 @@ def name_levels(
     elif len(bone): out[tuple(bone.T)] = 1
     return replace(classes, data=out)
 
-# %% ../nbs/12_segmentation.ipynb #c0065
+# %% ../nbs/12_segmentation.ipynb #c0067
 @patch
 def __call__(self:Segmenter,
     volume:Volume # A sagittal series
@@ -281,7 +282,7 @@ def __call__(self:Segmenter,
     "The named mask of a series."
     return name_levels(self.classes(volume))
 
-# %% ../nbs/12_segmentation.ipynb #c0071
+# %% ../nbs/12_segmentation.ipynb #c0073
 def evaluate_segmenter(
     segmenter:Segmenter, # The network to be judged
     data:SpiderSet, # Where the series are
@@ -294,7 +295,7 @@ def evaluate_segmenter(
         rows.append(dict(series=stem, patient=int(stem.split('_')[0]), **{c: dice(a,b,k) for k,c in enumerate(CLASSES) if k}))
     return pd.DataFrame(rows, columns=['series','patient',*CLASSES[1:]])
 
-# %% ../nbs/12_segmentation.ipynb #c0073
+# %% ../nbs/12_segmentation.ipynb #c0075
 def fit_segmenter(
     data:SpiderSet, # Series and masks to learn from
     run:Settings # `holdout`, `seed`, `encoder`, `device`, `studies` and the `segmenter_...` sizes are used
@@ -316,7 +317,7 @@ def fit_segmenter(
     card['dice'] = table.groupby('patient')[list(CLASSES[1:])].mean().mean().round(4).to_dict()
     return segmenter,table
 
-# %% ../nbs/12_segmentation.ipynb #c0075
+# %% ../nbs/12_segmentation.ipynb #c0077
 @patch
 def save(self:Segmenter,
     folder # `segmenter.safetensors` and `segmenter.json` are written here
@@ -338,7 +339,7 @@ def load(cls:Segmenter,
     self.folder = Path(folder)
     return self
 
-# %% ../nbs/12_segmentation.ipynb #c0078
+# %% ../nbs/12_segmentation.ipynb #c0080
 def train_segmenter(
     data, # A SPIDER folder, or a `SpiderSet`
     out, # Folder for `segmenter.safetensors` and `segmenter.json`
@@ -351,13 +352,13 @@ def train_segmenter(
     print(f"Dice, mean of {table.patient.nunique()} held-out patients:", ', '.join(f'{k} {v:.3f}' for k,v in segmenter.card['dice'].items()))
     return segmenter.card['dice']
 
-# %% ../nbs/12_segmentation.ipynb #c0080
+# %% ../nbs/12_segmentation.ipynb #c0082
 def quick_segmenter(
 )->Segmenter: # Trained on phantoms in the quick profile
     "A segmenter for notebooks and tests, trained once and cached."
-    run,phantoms = settings('quick'), phantom_cohort(24)
-    parts = (unet, volume, spider, class_mask, _pick, training_pictures, shift_mat, augmentations, segmenter_dls, SegmentationLoss, segmenter_learner, fit_segmenter)
-    folder = run.cache/f'segmenter-{code_version(*parts)}-{phantoms.name}'
+    run,phantoms,own = replace(settings('quick'), studies=20), phantom_cohort(40), import_module('lumbar_nbdev.segmentation')
+    parts = [getattr(own,n) for n in ('training_pictures','augmentations','Noise','segmenter_dls','SegmentationLoss','segmenter_learner','fit_segmenter')]
+    folder = run.cache/f'segmenter-{code_version(unet, volume, spider, *parts)}-{phantoms.name}'
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{folder}.lock'):
         if not (folder/'segmenter.json').exists(): fit_segmenter(SpiderSet(phantoms/'spider'), run)[0].save(folder)
