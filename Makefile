@@ -37,7 +37,7 @@ lab: .venv/installed
 	$(BIN)/jupyter lab nbs
 
 bench: .venv/installed
-	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
+	@$(foreach f,$(sort $(wildcard benchmarks/*.py)),$(BIN)/python $(f) &&) echo "$(words $(wildcard benchmarks/*.py)) benchmarks run"
 
 clean:
 	rm -rf $(DEMO) _proc _docs .pytest_cache
