@@ -34,7 +34,8 @@ def check(a):
     folder = Path(a.dir)
     if not folder.exists(): raise InputError("no such folder", folder, "give a competition folder or a SPIDER folder")
     if (folder/'images').is_dir() or (folder/'overview.csv').exists(): from lumbar_nbdev.spider import check_spider as lines
-    else: from lumbar_nbdev.cohort import check_rsna as lines
+    elif any((folder/f'{s}_{t}').exists() for s in ('train','test') for t in ('images','series_descriptions.csv')): from lumbar_nbdev.cohort import check_rsna as lines
+    else: raise InputError("neither a competition folder nor a SPIDER folder", folder, "a competition folder holds train_series_descriptions.csv, a SPIDER folder images/")
     print('\n'.join(lines(folder)))
 
 # %% ../nbs/99_cli.ipynb #c0010

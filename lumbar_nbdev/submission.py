@@ -99,6 +99,11 @@ def grade(self:Predictor,
     result.seen,result.mask,result.places = self.find(result.volumes, result.notes)
     if self.grader is None or not len(result.places): return
     crops,kept = study_crops(result.volumes, result.places, self.grader.card['pixels'])
+    shown = set(zip(kept.condition, kept.level))
+    for group,kind in GROUP_SERIES.items():
+        unseen = [p for p in zip(result.places.condition, result.places.level) if p not in shown and condition_group(p[0])==group]
+        if unseen and kind in here: result.notes.append(f"{len(unseen)} {group} places lie outside of every {kind} series: priors there")
+    if not len(kept): return
     rows = result.rows.set_index(['condition','level'])
     at = pd.MultiIndex.from_frame(kept[['condition','level']])
     rows.loc[at, list(SUBMISSION_COLUMNS)] = self.grader(crops, kept)

@@ -149,4 +149,4 @@ def test_check_says_what_is_there(folder, text, capsys):
     assert status==0 and text in out
 
 @real
-def test_check_refuses_neither_layout(capsys): refused(capsys, 'dicom', 'check', DATA/'dicom')
+def test_check_refuses_neither_layout(capsys): refused(capsys, 'neither', 'check', DATA/'dicom')
