@@ -1,4 +1,4 @@
-"""One pretrained network for all places: crops in, calibrated odds of three grades out
+"""One pretrained network for all places: crops in, odds of three grades out
 
 Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/severity.html.md"""
 
