@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader,TensorDataset
 from .core import *
 from .metric import prior_table
 from .segmentation import EpochProgress
-from .unet import create_encoder
 
 # %% ../nbs/23_baseline.ipynb #c0007
 PICTURE_MM,PICTURE_PIXELS = 1.6, (160,128) # pixel side in mm; rows and columns

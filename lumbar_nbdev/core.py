@@ -12,7 +12,7 @@ __all__ = ['CONDITIONS', 'LEVELS', 'SEVERITIES', 'SUBMISSION_COLUMNS', 'SERIES_T
            'atomic_path', 'safe_join', 'code_version', 'progress']
 
 # %% ../nbs/00_core.ipynb #c0003
-import configparser,errno,hashlib,inspect,json,logging,os,shutil,tempfile
+import configparser,errno,hashlib,inspect,logging,os,shutil
 from contextlib import contextmanager
 from dataclasses import dataclass,fields
 from pathlib import Path

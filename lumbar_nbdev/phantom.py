@@ -264,7 +264,7 @@ def paint_surroundings(self:Canvas):
     rng,shape = np.random.default_rng([self.a.seed, self.a.index, 2]), self.t1.shape
     names = ['bowel','fat','muscle','streaky','blood','air']
     kind = (_blotches(rng, shape, (5,4,6))>.5).astype(np.uint8)
-    x,r,y = self.x[:,None,None], self.r[None], self.y[None,:,None]
+    x,r = self.x[:,None,None], self.r[None]
     kind[np.broadcast_to((r>-38)&(r<20), shape)] = 1
     kind[ellipse((np.abs(x)-40,17.),(r-6,21.))<0] = 2
     for cx in (9.,-13.): kind[ellipse((x-cx,8.),(r+29,7.))<0] = 4
@@ -296,7 +296,7 @@ def paint_body(self:Canvas,
     k:int # Number of the body, in `BODIES`
 ):
     "Body `k`: cortex and marrow."
-    a,s0,h,depth,width = self.a, self.curve.bodies[k], self.a.height[k]/2, self.a.depth[k], self.a.width[k]
+    s0,h,depth,width = self.curve.bodies[k], self.a.height[k]/2, self.a.depth[k], self.a.width[k]
     box,x,r,s = self.region((-width-3,width+3), (-depth-3,depth+3), (s0-h-3,s0+h+3))
     waist = 1-.07*np.clip(1-((s-s0)/h)**2, 0, 1)
     rho = ellipse((x,width*waist),(r,depth*waist), power=2.6)/(depth*waist)+1
@@ -366,7 +366,7 @@ def sac_borders(self:Canvas,
 @patch
 def paint_canal(self:Canvas):
     "Fat around the sac, ligament and recesses at the discs, the sac with its fluid, the cord and the roots."
-    a,c,n = self.a, self.curve, len(BODIES)
+    a,c = self.a, self.curve
     box,x,r,s = self.region((-15,15), (8,48), (c.bodies[0]-20,c.bodies[-1]+60))
     front,back,half = self.sac_borders(s)
     mid,ap = (front+back)/2, (back-front)/2
@@ -406,7 +406,7 @@ def paint_recesses(self:Canvas,
 def paint_all(self:Canvas)->Canvas: # The canvas itself
     "Paint the whole patient."
     self.paint_surroundings()
-    n,c = len(BODIES), self.curve
+    n = len(BODIES)
     for k in range(n-1): self.paint_disc(k)
     for k in range(n): self.paint_body(k)
     for k in range(2, n): self.paint_arch(k)

@@ -11,7 +11,6 @@ __all__ = ['StudyResult', 'Predictor', 'submission_table', 'write_bundle']
 import shutil
 from dataclasses import dataclass,field
 from pathlib import Path
-import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from fastcore.nbio import new_nb,write_nb
