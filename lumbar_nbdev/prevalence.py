@@ -155,6 +155,7 @@ QUIRKS = pd.DataFrame([
     ('gap_sagittal_t1',          1, 1980, 'series that skip an instance number'),
     ('gap_sagittal_t2_stir',     2, 1974, 'series that skip an instance number'),
     ('gap_axial_t2',             8, 2340, 'series that skip an instance number')], columns=['quirk','count','of','what']).set_index('quirk')
+_CHANCE = (QUIRKS['count']/QUIRKS['of']).to_dict()
 
 # %% ../nbs/02a_prevalence.ipynb #c0078
 MATRICES = { # percent of the series with so many (rows, columns)
@@ -165,6 +166,7 @@ PROTOCOL = pd.DataFrame(dict(slices=(17,17,29), slices_spread=(.128,.157,.389), 
     step_mm=(4.48,4.48,4.50), step_spread=(.13,.13,.28), # from slice to slice; medians and spreads of the logarithm
     pixel_mm=(.64,.49,.38), pixel_power=(.3,1.3,1.1), pixel_spread=(.1,.1,.1), # median at 512 columns; how fast it grows as the matrix shrinks
     field_least=(200,200,140), field_most=(400,400,260)), index=SERIES_TYPES) # columns x pixel, mm
+_PROTOCOL = {row.Index: row for row in PROTOCOL.itertuples()}
 
 # %% ../nbs/02a_prevalence.ipynb #c0080
 @dataclass(frozen=True)
@@ -214,18 +216,18 @@ def _lognormal(rng, median, spread, least, most): return float(np.clip(median*np
 
 def _series(kind, top, bottom, rising, far, rng):
     "One series of a study."
-    k,shares = PROTOCOL.loc[kind], MATRICES[kind]
+    k,shares = _PROTOCOL[kind], MATRICES[kind]
     rows,columns = list(shares)[rng.choice(len(shares), p=np.array(list(shares.values()))/100)]
     pixel = _lognormal(rng, k.pixel_mm*(512/columns)**k.pixel_power, k.pixel_spread, k.field_least/columns, k.field_most/columns)
     slices = round(_lognormal(rng, k.slices, k.slices_spread, k.slices_least, k.slices_most))
     step = min(_lognormal(rng, k.step_mm, k.step_spread, 3, 6.6), 230/slices) # no stack is longer than 230 mm
     blocks = _blocks(slices, step, top, bottom, rng) if kind=='Axial T2' else ((0,4,slices),)
-    gap = int(rng.integers(1,slices)) if _happens(f"gap_{kind.lower().replace(' ','_').replace('/','_')}", rng) else 0
+    gap = int(rng.integers(1,sum(n for *_,n in blocks))) if _happens(f"gap_{kind.lower().replace(' ','_').replace('/','_')}", rng) else 0
     return SeriesPlan(kind, rows, columns, round(pixel,4), round(step,3), blocks, int(rng.choice((101,201,301,401,501,1001,5001))) if far else 1, rising, gap)
 
 def _happens(quirk, rng, size=None):
     "Whether a quirk happens, with its share of all cases: a bool, or an array of the given size."
-    flag = rng.random(size)<QUIRKS['count'][quirk]/QUIRKS['of'][quirk]
+    flag = rng.random(size)<_CHANCE[quirk]
     return bool(flag) if size is None else flag
 
 # %% ../nbs/02a_prevalence.ipynb #c0087
@@ -251,8 +253,8 @@ def sample_plan(
     rng:np.random.Generator # Source of chance
 )->Plan:
     "Draw what a study holds: its series, and its labels and points that are missing."
-    low = np.array([QUIRKS['count'][k] for k in ('stack_from_l2','stack_from_l3')])/1975
-    top,bottom = int(rng.choice(3, p=[1-low.sum(),*low])), 3 if _happens('stack_to_l5', rng) else 4
+    l2,l3 = _CHANCE['stack_from_l2'],_CHANCE['stack_from_l3']
+    top,bottom = int(rng.choice(3, p=(1-l2-l3,l2,l3))), 3 if _happens('stack_to_l5', rng) else 4
     leftward,downward,far = (_happens(k, rng) for k in ('numbers_leftward','numbers_downward','far_numbers'))
     counts = {k: int(rng.choice(len(n), p=np.array(n)/sum(n))) for k,n in SERIES_COUNTS.items()}
     series = tuple(_series(k, top, bottom, *((downward,far) if k=='Axial T2' else (leftward,False)), rng) for k,n in counts.items() for _ in range(n))
