@@ -245,7 +245,7 @@ def _offsets(rng):
     "Slices from each place's best slice to its point's."
     off = np.zeros((5,5), int)
     if not _happens('canal_on_one_slice', rng): off[0] = rng.permutation([-1,0,0,0,1])
-    off[4] = rng.choice(3, 5, p=(.624,.340,.036))*rng.choice((-1,1), 5) # right recess, counted from the left one's slice
+    off[4] = rng.choice(3, 5, p=(.624,.340,.036))*rng.choice((-1,1), 5) # right recess, from the left one's slice; 57 and 31 % of all pairs are 62 and 34 % of those on one series
     return off
 
 # %% ../nbs/02a_prevalence.ipynb #c0088
