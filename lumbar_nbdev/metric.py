@@ -186,7 +186,7 @@ class Score:
 # %% ../nbs/20_metric.ipynb #c0056
 def expected_score(
     submission:pd.DataFrame, # Columns row_id, normal_mild, moderate, severe; all 25 rows of every study of `truth`
-    truth:pd.DataFrame # Long: study_id, condition, level, p_normal_mild, p_moderate, p_severe
+    truth:pd.DataFrame # Long: study_id, condition, level, p_normal_mild, p_moderate, p_severe, perhaps `WORST_COLUMNS`
 )->Score: # Of the studies in `truth`; `InputError` on a fault, a missing row, or a group without rows
     "The score of a submission where the truth is known as probabilities: expected cost over expected weight."
     truth,sent = check_truth(truth), check_submission(submission)
@@ -255,7 +255,7 @@ def _canal_severe(a, A, yes, no):
 
 # %% ../nbs/20_metric.ipynb #c0093
 def oracle_submission(
-    truth:pd.DataFrame # Long: study_id, condition, level, p_normal_mild, p_moderate, p_severe; 25 rows a study
+    truth:pd.DataFrame # Long: study_id, condition, level, p_normal_mild, p_moderate, p_severe, perhaps `WORST_COLUMNS`; 25 rows a study
 )->pd.DataFrame: # (25 * studies) rows: row_id, normal_mild, moderate, severe; `InputError` if a study lacks a row
     "The submission with the least expected score for somebody who knows the probabilities of the labels, but not the labels."
     truth = check_truth(truth)

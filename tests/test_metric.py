@@ -7,6 +7,7 @@ from hypothesis import example,given,settings,strategies as st
 from scipy.optimize import minimize
 from lumbar_nbdev.core import GROUPS,SUBMISSION_COLUMNS,InputError
 from lumbar_nbdev.metric import *
+from lumbar_nbdev.prevalence import draw_grades,sample_sizes,truth_odds
 
 NAMES = sample_rows([7]).row_id.tolist()
 HEADER = 'row_id,normal_mild,moderate,severe'
@@ -155,3 +156,66 @@ def test_the_oracle_survives_certainty(seed):
     oracle = oracle_submission(certain_truth(labels))
     assert np.isfinite(oracle[list(SUBMISSION_COLUMNS)].to_numpy()).all()
     assert score(oracle, labels).total < 1e-9
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), sharp=st.sampled_from([.003,.01,.1]))
+def test_no_optimiser_beats_the_oracle_when_levels_depend(seed, sharp):
+    rng,rows = np.random.default_rng(seed), sample_rows([1])
+    truth = rows.join(pd.DataFrame(rng.dirichlet([1,1,1], 25), columns=TRUTH_COLUMNS))
+    canal = (rows.condition=='spinal_canal_stenosis').to_numpy()
+    odds,weight,worst = rng.dirichlet([sharp]*243), 2.**OUTCOMES, OUTCOMES.max(1) # any joint law of five grades
+    truth.loc[canal,list(TRUTH_COLUMNS)] = np.stack([(odds[:,None]*(OUTCOMES==k)).sum(0) for k in range(3)], -1)
+    for k,c in enumerate(WORST_COLUMNS): truth[c] = odds[worst==k].sum()
+    oracle = oracle_submission(truth)
+    q,found = oracle.loc[canal, list(SUBMISSION_COLUMNS)].to_numpy(), expected_score(oracle, truth)
+    def terms(q):
+        "The two canal terms, the mean taken over all 243 outcomes of the joint law."
+        ln,m = np.log(np.clip(q, 2.2e-16, 1)), np.clip(q[:,2].max(), 2.2e-16, 1-2.2e-16)
+        return -(odds*(weight*ln[range(5),OUTCOMES]).sum(1)).sum()/(odds*weight.sum(1)).sum(), -(odds*2.**worst*np.where(worst==2, np.log(m), np.log(1-m))).sum()/(odds*2.**worst).sum()
+    np.testing.assert_allclose([found.spinal, found.any_severe_spinal], terms(q), rtol=1e-9, atol=1e-8)
+    other = q[:,:2]/np.maximum(q[:,:2].sum(1,keepdims=True),1e-300) # the two other classes share what is left as the oracle says
+    def cost(z):
+        s = 1/(1+np.exp(-np.clip(z,-40,40)))[:,None]
+        return sum(terms(np.hstack([other*(1-s), s])))
+    start = np.log((q[:,2]+1e-9)/(1-q[:,2]+1e-9))
+    for z in (start, start-1, *(start+3*np.eye(5))):
+        assert minimize(cost, z, method='Powell', options=dict(maxfev=1500)).fun > sum(terms(q))-1e-9
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), size=st.sampled_from([.001,.01,.1]))
+def test_a_shaken_oracle_only_costs_more(seed, size):
+    rng = np.random.default_rng(seed)
+    truth = truth_odds(sample_sizes(rng, 12), range(1,13))
+    oracle = oracle_submission(truth)
+    q = oracle[list(SUBMISSION_COLUMNS)].to_numpy()
+    q = q*np.exp(size*rng.normal(size=q.shape))
+    shaken = oracle[['row_id']].join(pd.DataFrame(q/q.sum(1,keepdims=True), columns=SUBMISSION_COLUMNS))
+    assert expected_score(shaken, truth).total>expected_score(oracle, truth).total
+
+def test_changes_to_the_oracle_cost_on_the_average_of_twenty_readings():
+    sizes = sample_sizes(np.random.default_rng(11), 120)
+    truth = truth_odds(sizes, range(1,121))
+    oracle = oracle_submission(truth)
+    q = oracle[list(SUBMISSION_COLUMNS)].to_numpy()
+    answer = lambda q: oracle[['row_id']].join(pd.DataFrame(q/q.sum(1,keepdims=True), columns=SUBMISSION_COLUMNS))
+    changes = {'together': answer(q**.7), 'apart': answer(q**1.4), 'more severe': answer(q*[1,1,1.6]), 'less severe': answer(q*[1,1,1/1.6]), 'more moderate': answer(q*[1,1.6,1])}
+    readings = [truth[list(PLACE_COLUMNS)].assign(severity=draw_grades(sizes, np.random.default_rng(s)).reshape(-1)) for s in range(20)]
+    own = np.array([score(oracle, r).total for r in readings])
+    for name,v in changes.items():
+        cost = np.array([score(v, r).total for r in readings])-own
+        assert cost.mean()>0 and expected_score(v, truth).total>expected_score(oracle, truth).total, name
+    assert abs(own.mean()-expected_score(oracle, truth).total)<4*own.std()/20**.5
+
+def test_worst_odds_are_checked_and_optional(tmp_path):
+    truth = truth_odds(sample_sizes(np.random.default_rng(0), 3), [1,2,3])
+    truth.assign(note='hm').to_csv(tmp_path/'truth.csv', index=False)
+    mine = read_submission(write_oracle(tmp_path))
+    np.testing.assert_allclose(mine[list(SUBMISSION_COLUMNS)], oracle_submission(truth)[list(SUBMISSION_COLUMNS)], atol=1e-8)
+    without = truth.drop(columns=list(WORST_COLUMNS))
+    without.to_csv(tmp_path/'truth.csv', index=False)
+    assert len(read_submission(write_oracle(tmp_path)))==75
+    for bad in ('x', -1, np.nan):
+        with pytest.raises(InputError, match="give three numbers of at least 0 as worst_normal_mild"): oracle_submission(truth.assign(worst_severe=bad))
+    canal = truth.condition=='spinal_canal_stenosis'
+    sure = certain_truth(truth[list(PLACE_COLUMNS)].assign(severity=np.where(canal & (truth.level=='l3_l4'), 2, 0)))
+    assert any_severe_mass(sure).to_numpy().tolist()==[[4,0]]*3
