@@ -27,7 +27,7 @@ PREVALENCE = pd.DataFrame([(1-(m+s)/100, m/100, s/100) for c in CONDITIONS for m
     pd.MultiIndex.from_product([CONDITIONS,LEVELS], names=['condition','level']), SUBMISSION_COLUMNS) # shares of the three grades, each row sums to 1
 
 # %% ../nbs/02a_prevalence.ipynb #c0015
-SIZES = pd.DataFrame(dict(moderate_mm=(12.,1.5,4.), severe_mm=(9.,.3,2.5), least_mm=(4.,-1.2,.5), most_mm=(15.,4.,8.)), index=GROUPS) # cut-offs and limits of each size, mm
+SIZES = pd.DataFrame(dict(moderate_mm=(10.5,1.5,4.), severe_mm=(8.,.3,2.5), least_mm=(3.5,-1.2,.5), most_mm=(13.,4.,8.)), index=GROUPS) # cut-offs and limits of each size, mm
 
 # %% ../nbs/02a_prevalence.ipynb #c0018
 def _steps(group):
