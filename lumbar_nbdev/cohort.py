@@ -512,7 +512,7 @@ def _planes(t):
     axial = s.series_description=='Axial T2'
     cosine = np.array([abs(f[2 if a else 0]) for f,a in zip(s.facing,axial)])
     odd = s[cosine<np.where(axial, .5, .82)]
-    names = [f'{p} (a {PLANES[np.abs(f).argmax()]} {k})' for p,f,k in zip(_paths(odd), odd.facing, odd.series_description)]
+    names = [f'{p} ({PLANES[np.abs(f).argmax()]}, said to be {k})' for p,f,k in zip(_paths(odd), odd.facing, odd.series_description)]
     return _line('wrong', 'series in another plane than described', names, "mend the description, or leave the series out of the table")
 
 def _elsewhere(t):
@@ -611,7 +611,8 @@ def check_rsna(
         lines += _census(cohort, t)
         lines += [f"wrong: {p}" for p in cohort.problems]
         for rule in _SERIES_RULES+(() if t.labels is None else _LABEL_RULES): lines += rule(t)
-        if t.points is not None: lines += _spellings(_table(Path(path)/'train_label_coordinates.csv', COORDINATE_COLUMNS).level.tolist())
+        if t.points is not None:
+            for column in ('condition','level'): lines += _spellings(_table(Path(path)/'train_label_coordinates.csv', COORDINATE_COLUMNS)[column].tolist())
     return lines
 
 # %% ../nbs/02_cohort.ipynb #c0137
