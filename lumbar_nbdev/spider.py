@@ -89,7 +89,7 @@ def _gradings(path, problems):
     twice = table.index[table.duplicated(['patient','disc'])]
     if len(twice): raise InputError(f"row {twice[0]} grades disc {table.disc[twice[0]]} of patient {table.patient[twice[0]]} again, otherwise", path, "keep the right one of its rows")
     none = table.disc==0
-    if none.any(): problems.append(f"gradings without a disc, dropped: {int(none.sum())} (patients {', '.join(map(str, sorted(set(table.patient[none]))))})")
+    if none.any(): problems.append(f"gradings of disc 0, which does not exist, dropped: {int(none.sum())} (patients {', '.join(map(str, sorted(set(table.patient[none]))))})")
     return table[~none].reset_index(drop=True)
 
 # %% ../nbs/10_spider.ipynb #c0053
