@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 from fastcore.basics import patch
-from skimage.transform import resize
+from scipy import ndimage
 from .core import *
 from .volume import *
 from .cohort import enough_room,persistently,spread,why_broken,_line,_once,_parsed,_table
@@ -220,11 +220,15 @@ def _order(header):
     "The patient's directions along the axes of a file, for example 'LPS'."
     return ''.join(direction_letter(d) for d in header[3].reshape(3,3).T).replace('H','S').replace('F','I')
 
+def _small(picture):
+    "A picture as 48 x 48 pixels, 0..1."
+    factor = np.array(picture.shape)/48
+    return ndimage.zoom(ndimage.gaussian_filter(normalise(picture), factor/3), 1/factor, order=1, grid_mode=True, mode='nearest')
+
 def _image_facts(path):
     "What an image's voxels say: one half of a row."
     v = read_image(path, 'sagittal'); low,high = float(v.data.min()),float(v.data.max())
-    picture = resize(normalise(v.data[len(v.data)//2]), (48,48), anti_aliasing=True)
-    return dict(slices=v.shape[0], spacing=v.spacing, order=_order(_header(path)), low=low, high=high, padding=float((v.data==low).mean()), picture=picture)
+    return dict(slices=v.shape[0], spacing=v.spacing, order=_order(_header(path)), low=low, high=high, padding=float((v.data==low).mean()), picture=_small(v.data[len(v.data)//2]))
 
 def _mask_facts(path):
     "What a mask's voxels say: the other half."

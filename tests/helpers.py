@@ -1,5 +1,6 @@
 "Small series, a small competition folder and a small SPIDER folder, written to disk for the tests."
-import csv,io
+import csv,io,os,signal,sys
+from multiprocessing import get_context
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -16,6 +17,13 @@ def own_cache(tmp_path, monkeypatch):
     "Settings whose cache is a folder of this test."
     text = (ROOT/'settings.ini').read_text().replace('~/.lumbar/cache', str(tmp_path/'own-cache'))
     (tmp_path/'settings.ini').write_text(text); monkeypatch.setenv('LUMBAR_SETTINGS', str(tmp_path/'settings.ini'))
+
+def forked(work, *args):
+    "A child process in a session of its own that runs `work`; it starts at once, for nothing has to be imported."
+    p = get_context('fork').Process(target=_in_session, args=(work,*args)); p.start()
+    return p
+def _in_session(work, *args):
+    os.setsid(); signal.signal(signal.SIGINT, signal.default_int_handler); sys.stdout = sys.stderr = open(os.devnull,'w'); work(*args)
 
 def sagittal(shape=(5,12,10), seed=0, turn=np.eye(3)):
     "A sagittal volume of noise; `turn` tilts it."

@@ -1,5 +1,5 @@
 "The competition's folder: tables, every kind of flaw that `lumbar check` finds, the cache of a cohort, kills, and mutated tables."
-import csv,hashlib,io,os,random,re,resource,shutil,signal,subprocess,sys,time
+import hashlib,os,random,resource,shutil,signal,subprocess,sys,time
 import numpy as np
 import pandas as pd
 import pytest
@@ -244,17 +244,15 @@ def test_cache_is_filled_by_several_processes_and_a_bad_study_is_noted(folder, t
     assert cache_cohort(Cohort(folder), 1)==5 and cache_files(tmp_path/'own-cache')==before
     assert [v.meta['series_id'] for v in Cohort(folder).volumes(11)]==[111,112]
 
-RUN = "import signal,sys; signal.signal(signal.SIGINT, signal.default_int_handler); from lumbar_nbdev.core import log; from lumbar_nbdev.cohort import *; log.setLevel('ERROR'); print('ready', flush=True); cache_cohort(Cohort(sys.argv[1]), int(sys.argv[2])); print('done', flush=True)"
+def alive(session):
+    "Processes of a session that still run (a zombie does not)."
+    facts = [f.rpartition(')')[2].split() for p in Path('/proc').glob('[0-9]*/stat') if (f:=_text(p))]
+    return [f for f in facts if f[3]==str(session) and f[0]!='Z']
+def _text(path):
+    try: return path.read_text()
+    except OSError: return ''
 
-def started(code, *words, **kw):
-    p = subprocess.Popen([sys.executable,'-c',code,*map(str,words)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True, **kw)
-    assert p.stdout.readline()=='ready\n'
-    return p
-
-def alive(group):
-    "Processes of a group that still run (a zombie does not)."
-    out = subprocess.run(['ps','-eo','pgid=,stat='], capture_output=True, text=True).stdout.split('\n')
-    return [l for l in out if l.split()[:1]==[str(group)] and 'Z' not in l]
+def fill(root): cache_cohort(Cohort(root), 2)
 
 @pytest.mark.parametrize('kills', [int(os.environ.get('LUMBAR_KILLS', 3))])
 def test_killed_caching_ends_like_an_undisturbed_run(tmp_path, kills):
@@ -265,7 +263,7 @@ def test_killed_caching_ends_like_an_undisturbed_run(tmp_path, kills):
     assert undisturbed
     for i in range(kills):
         if i%3==0: shutil.rmtree(cache, ignore_errors=True)
-        p = started(RUN, root, 2); time.sleep(rng.uniform(0, whole)); p.kill(); broken += 'done' not in p.communicate()[0]
+        p = forked(fill, root); time.sleep(rng.uniform(0, whole)); p.kill(); p.join(); broken += p.exitcode!=0
         end = time.time()+8
         while alive(p.pid) and time.time()<end: time.sleep(.05)
         assert not alive(p.pid), "workers outlive their parent"
@@ -273,18 +271,27 @@ def test_killed_caching_ends_like_an_undisturbed_run(tmp_path, kills):
     assert broken>0
     assert cache_cohort(Cohort(root), 2)==36 and cache_files(cache)==undisturbed
 
+def test_two_interpreters_write_the_same_cache(folder, tmp_path):
+    "Processes forked from one another share the seed of their hashes, so only fresh ones show an order that is left to chance."
+    code = 'import sys; from lumbar_nbdev.cohort import *; cache_cohort(Cohort(sys.argv[1]), 1)'; found = []
+    for _ in range(2):
+        subprocess.run([sys.executable,'-c',code,str(folder)], check=True, stderr=subprocess.DEVNULL)
+        found.append(cache_files(tmp_path/'own-cache')); shutil.rmtree(tmp_path/'own-cache')
+    assert found[0] and found[0]==found[1]
+
 def test_ctrl_c_stops_soon_and_the_next_run_goes_on(tmp_path):
     root = many(tmp_path/'rsna', 40, (17,64,64))
-    p = started(RUN, root, 2); time.sleep(.2); os.killpg(p.pid, signal.SIGINT)
-    assert 'done' not in p.communicate(timeout=30)[0] and not alive(p.pid)
+    p = forked(fill, root); time.sleep(.15); os.killpg(p.pid, signal.SIGINT); p.join(30)
+    assert p.exitcode==1 and not alive(p.pid) and not list((tmp_path/'own-cache').rglob('.*tmp*'))
+    assert 0<=len(cache_files(tmp_path/'own-cache'))<40
     assert cache_cohort(Cohort(root), 2)==120
 
 def test_a_killed_worker_is_told(tmp_path):
     with pytest.raises(InputError, match='a worker process was ended from outside'): list(spread(_die, [1,2,3], 2, 'test'))
 def _die(x): os.kill(os.getpid(), signal.SIGKILL)
 
-PEAK = """import sys,resource; from lumbar_nbdev.core import log; from lumbar_nbdev.cohort import *; print('ready', flush=True); cache_cohort(Cohort(sys.argv[1]), 2)
-print(*(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))"""
+def peak(root, out):
+    fill(root); out.write_text(' '.join(str(resource.getrusage(w).ru_maxrss/1024) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 def many(root, n, shape=(17,256,256)):
     "A folder of n studies of three series, hard links to the files of one; 6.7 MB of pixels a study."
@@ -297,7 +304,10 @@ def many(root, n, shape=(17,256,256)):
 SIZES = (20,80) if os.environ.get('LUMBAR_KILLS') else (5,25) # Studies
 
 def test_memory_does_not_grow_with_the_number_of_studies(tmp_path):
-    peaks = {n: [int(x)/1024 for x in started(PEAK, many(tmp_path/f'rsna{n}', n)).communicate()[0].split()] for n in SIZES}
+    peaks = {}
+    for n in SIZES:
+        p = forked(peak, many(tmp_path/f'rsna{n}', n), tmp_path/'peak'); p.join(); assert p.exitcode==0
+        peaks[n] = [float(x) for x in (tmp_path/'peak').read_text().split()]
     print('peak MiB of the parent and of the largest worker:', peaks)
     few,more = SIZES
     assert peaks[more][0]<peaks[few][0]+30 and peaks[more][1]<peaks[few][1]+30 # MiB; the pixels of 20 studies more are 134

@@ -1,5 +1,5 @@
 "Downloads from a local server that truncates, stalls, refuses and lies, archives that are not safe, and kills at random moments."
-import base64,hashlib,io,json,os,random,shutil,signal,stat,subprocess,sys,threading,time,zipfile
+import base64,hashlib,io,os,random,shutil,stat,threading,time,zipfile
 from http.server import BaseHTTPRequestHandler,ThreadingHTTPServer
 import numpy as np
 import pytest
@@ -221,36 +221,22 @@ def test_kaggle_without_a_key_and_with_wrong_bytes(kaggle, tmp_path, monkeypatch
 
 # Kills at random moments
 
-FETCH = """import json,sys
-from pathlib import Path
-from lumbar_nbdev import cohort,spider
-what,to,address,sums = sys.argv[1:]
-if what=='spider': spider.ZENODO,spider.ARCHIVES = address+'/{}?download=1',json.loads(sums)
-else:
-    from kagglesdk.kaggle_env import KaggleEnv,_env_to_endpoint
-    import kagglehub
-    _env_to_endpoint[KaggleEnv.PROD] = address; cohort.RSNA_BYTES = 10**6
-print('ready', flush=True)
-(spider.fetch_spider if what=='spider' else cohort.fetch_rsna)(to); print('done', flush=True)"""
-
-def killed(server, what, to, kills, longest):
+def killed(fetch, to, kills, longest):
     "Kill a download -9 `kills` times at random moments; how many were still running."
     rng,running = random.Random(42),0
     for _ in range(kills):
-        p = subprocess.Popen([sys.executable,'-c',FETCH,what,str(to),server.address,json.dumps(spider_module.ARCHIVES)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert p.stdout.readline()=='ready\n'
-        time.sleep(rng.uniform(0, longest)); p.kill(); done = 'done' in p.communicate()[0]; running += not done
-        if done: shutil.rmtree(to)
+        p = forked(fetch, to); time.sleep(rng.uniform(0, longest)); p.kill(); p.join(); running += p.exitcode!=0
+        if p.exitcode==0: shutil.rmtree(to)
     return running
 
 def test_a_killed_spider_download_ends_like_an_undisturbed_one(zenodo, whole, tmp_path):
     "LUMBAR_KILLS=50 is the long run."
-    zenodo.slow = .01; kills = int(os.environ.get('LUMBAR_KILLS', 3))
-    assert killed(zenodo, 'spider', tmp_path/'out', kills, .9)>0
+    zenodo.slow = .01; kills = int(os.environ.get('LUMBAR_KILLS', 4))
+    assert killed(fetch_spider, tmp_path/'out', kills, .9)>0
     assert tree(fetch_spider(tmp_path/'out'))==whole
 
 def test_a_killed_competition_download_ends_like_an_undisturbed_one(kaggle, tmp_path):
-    kaggle.slow = .1; kills = int(os.environ.get('LUMBAR_KILLS', 2))
-    assert killed(kaggle, 'rsna', tmp_path/'rsna', kills, .7)>0
+    kaggle.slow = .1; kills = int(os.environ.get('LUMBAR_KILLS', 4))
+    assert killed(fetch_rsna, tmp_path/'rsna', kills, .7)>0
     kaggle.slow = 0
     assert tree(fetch_rsna(tmp_path/'rsna'))==tree(kaggle.root) and sorted(p.name for p in tmp_path.iterdir() if 'rsna' in p.name)==['rsna']
