@@ -265,9 +265,9 @@ def keep(self:Cohort,
     return part
 
 # %% ../nbs/02_cohort.ipynb #c0071
-def _as_worker(parent):
+def _as_worker():
     "A worker process leaves Ctrl-C to its parent, and ends when its parent is gone."
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN); parent = os.getppid()
     def watch():
         while os.getppid()==parent: time.sleep(.3)
         os._exit(1)
@@ -282,7 +282,7 @@ def spread(
     "Work done by several processes, with progress and the time left."
     if workers<2 or len(items)<2: yield from map(work, progress(items, what)); return
     try:
-        with ProcessPoolExecutor(min(workers,len(items)), initializer=_as_worker, initargs=(os.getpid(),)) as pool:
+        with ProcessPoolExecutor(min(workers,len(items)), initializer=_as_worker) as pool:
             yield from progress(pool.map(work, items), what, len(items))
     except BrokenProcessPool as e: raise InputError("a worker process was ended from outside", what, "is there enough memory? what is finished is kept; run again with fewer workers") from e
 
@@ -694,7 +694,7 @@ def fetch_rsna(
     stage = to.absolute().parent/f'.{to.name}.download'
     if (to/'train.csv').is_file(): shutil.rmtree(stage, ignore_errors=True); return to
     if to.exists() and (not to.is_dir() or any(to.iterdir())): raise InputError("the folder is not empty and holds no train.csv", to, "give another one")
-    enough_room(stage, RSNA_BYTES-_bytes(stage))
+    if not os.environ.get('KAGGLE_KERNEL_RUN_TYPE'): enough_room(stage, RSNA_BYTES-_bytes(stage)) # On Kaggle nothing is downloaded
     try:
         with _time_limit(), _kaggle_folder(stage):
             found = Path(persistently(lambda: kagglehub.competition_download(COMPETITION), lambda: _bytes(stage)))

@@ -268,16 +268,15 @@ def test_killed_caching_ends_like_an_undisturbed_run(tmp_path, kills):
         while alive(p.pid) and time.time()<end: time.sleep(.05)
         assert not alive(p.pid), "workers outlive their parent"
         for kept in cache_files(cache).items(): assert kept in undisturbed.items()
-    assert broken>0
-    assert cache_cohort(Cohort(root), 2)==36 and cache_files(cache)==undisturbed
+    print(f'{broken} of {kills} were killed while running')
+    assert broken>0 and cache_cohort(Cohort(root), 2)==36 and cache_files(cache)==undisturbed
 
 def test_two_interpreters_write_the_same_cache(folder, tmp_path):
     "Processes forked from one another share the seed of their hashes, so only fresh ones show an order that is left to chance."
-    code = 'import sys; from lumbar_nbdev.cohort import *; cache_cohort(Cohort(sys.argv[1]), 1)'; found = []
-    for _ in range(2):
-        subprocess.run([sys.executable,'-c',code,str(folder)], check=True, stderr=subprocess.DEVNULL)
-        found.append(cache_files(tmp_path/'own-cache')); shutil.rmtree(tmp_path/'own-cache')
-    assert found[0] and found[0]==found[1]
+    cache_cohort(Cohort(folder), 1); here = cache_files(tmp_path/'own-cache'); shutil.rmtree(tmp_path/'own-cache')
+    code = 'import sys; from lumbar_nbdev.cohort import *; cache_cohort(Cohort(sys.argv[1]), 1)'
+    subprocess.run([sys.executable,'-c',code,str(folder)], check=True, stderr=subprocess.DEVNULL)
+    assert here and cache_files(tmp_path/'own-cache')==here
 
 def test_ctrl_c_stops_soon_and_the_next_run_goes_on(tmp_path):
     root = many(tmp_path/'rsna', 40, (17,64,64))
@@ -325,7 +324,7 @@ def same_as_said(cohort, root):
     assert set(cohort.labels[['study_id','condition','level','severity']].itertuples(index=False, name=None))==labels and len(cohort.labels)==len(labels)
     assert {str(t.study_id.dtype) for t in (cohort.series,cohort.coordinates,cohort.labels) if len(t)}<={'int64'}
 
-@pytest.mark.parametrize('seed', range(int(os.environ.get('LUMBAR_FUZZ', 300))//100))
+@pytest.mark.parametrize('seed', range(int(os.environ.get('LUMBAR_FUZZ', 200))//100))
 def test_mutated_tables_are_read_as_they_stand_or_refused(sound, tmp_path, seed):
     "A hundred tables a seed; LUMBAR_FUZZ=2000 is the long run."
     rng,read,refused = random.Random(seed),0,0
@@ -339,4 +338,5 @@ def test_mutated_tables_are_read_as_they_stand_or_refused(sound, tmp_path, seed)
         except InputError as e: refused += 1; assert name in str(e) and '\n' not in str(e)
         else: read += 1; same_as_said(cohort, tmp_path/'r')
         assert time.perf_counter()-begin<2
+    print(f'{read} read as they stand, {refused} refused')
     assert read>15 and refused>20

@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    s = ThreadingHTTPServer(('127.0.0.1',0), Handler); s.daemon_threads = True
+    s = ThreadingHTTPServer(('127.0.0.1',0), Handler); s.daemon_threads = True; s.handle_error = lambda *_: None
     s.address = f'http://127.0.0.1:{s.server_address[1]}'; s.files,s.plan,s.asked,s.victim,s.ranges,s.slow,s.stall,s.refuse = {},[],[],'',True,0,3,0
     threading.Thread(target=s.serve_forever, daemon=True).start()
     monkeypatch.setenv('NO_PROXY','127.0.0.1'); monkeypatch.setenv('no_proxy','127.0.0.1')
@@ -219,6 +219,12 @@ def test_kaggle_without_a_key_and_with_wrong_bytes(kaggle, tmp_path, monkeypatch
     (tmp_path/'full').mkdir(); (tmp_path/'full/a').write_text('')
     with pytest.raises(InputError, match='not empty and holds no train.csv'): fetch_rsna(tmp_path/'full')
 
+def test_on_kaggle_the_mounted_folder_is_used(tmp_path, monkeypatch):
+    import kagglehub
+    monkeypatch.setenv('KAGGLE_KERNEL_RUN_TYPE','Interactive'); monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    monkeypatch.setattr(kagglehub, 'competition_download', lambda name: str(tmp_path/'input'/name))
+    assert fetch_rsna(tmp_path/'rsna')==tmp_path/'input'/COMPETITION and not (tmp_path/'rsna').exists()
+
 # Kills at random moments
 
 def killed(fetch, to, kills, longest):
@@ -227,6 +233,7 @@ def killed(fetch, to, kills, longest):
     for _ in range(kills):
         p = forked(fetch, to); time.sleep(rng.uniform(0, longest)); p.kill(); p.join(); running += p.exitcode!=0
         if p.exitcode==0: shutil.rmtree(to)
+    print(f'{running} of {kills} were killed while running')
     return running
 
 def test_a_killed_spider_download_ends_like_an_undisturbed_one(zenodo, whole, tmp_path):
