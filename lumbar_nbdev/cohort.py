@@ -273,6 +273,7 @@ def _as_worker():
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
+# %% ../nbs/02_cohort.ipynb #c0158
 def spread(
     work, # A function of one argument, at the top of a module
     items:list, # Its arguments
@@ -317,6 +318,7 @@ class _Head(NamedTuple):
     across:np.ndarray # (3,) From one column to the next, mm
     absent:tuple # Optional tags that the header lacks
 
+# %% ../nbs/02_cohort.ipynb #c0145
 def _head(path):
     "Where a slice lies, from its header; None where the header does not say."
     try:
@@ -343,6 +345,7 @@ def _orientations(heads):
         else: mates.append(h)
     return sorted(groups, key=len, reverse=True)
 
+# %% ../nbs/02_cohort.ipynb #c0143
 def _layout(heads):
     "How the slices of a series lie and are numbered: one row of a table."
     if not heads: return {}
@@ -365,6 +368,7 @@ class _Tables(NamedTuple):
     points:pd.DataFrame # The coordinates with height, width (of their slice, pixels), wx, wy, wz (LPS mm); None for the test
     labels:pd.DataFrame # Long labels; None for the test
 
+# %% ../nbs/02_cohort.ipynb #c0146
 def _look(task):
     "What the headers of a series say, and the grids of the slices that hold a point."
     folder,wanted = task
@@ -383,6 +387,7 @@ def _survey(cohort, workers):
     series = pd.concat([cohort.series, pd.DataFrame(facts, columns=_FACTS)], axis=1)
     return _Tables(cohort.studies, series, None if points is None else _placed(points, grids), cohort.labels)
 
+# %% ../nbs/02_cohort.ipynb #c0147
 def _placed(points, grids):
     "The points with the matrix of their slice and their place, LPS mm; not a number where there is no such slice."
     keys = zip(points.study_id, points.series_id, points.instance_number)
@@ -408,6 +413,7 @@ def _several(t):
         lines += _line('note', f'studies with several {kind} series', [s for (s,k),c in n.items() if k==kind and c>1], todo)
     return lines
 
+# %% ../nbs/02_cohort.ipynb #c0157
 def _without(t):
     "Studies without a series of some type."
     lines = []
@@ -423,6 +429,7 @@ def _ungraded(t):
     n = int((25-per).sum())
     return [f"missing: empty grades: {n} in {int((per<25).sum())} of {len(t.studies)} studies; they are left out of training and of the score"] if n else []
 
+# %% ../nbs/02_cohort.ipynb #c0152
 def _unmatched(t):
     "Labels without a point, and points without a label."
     places = ['study_id','condition','level']
@@ -439,6 +446,7 @@ def _points_twice(t):
     twice = t.points.duplicated(['study_id','condition','level'], keep=False)
     return _line('wrong', 'places with several points', _names(t.points[twice]), "all are used; keep the right row of each")
 
+# %% ../nbs/02_cohort.ipynb #c0153
 def _points_on_other_series(t):
     "Points on a series of a type they are not read from, or on an unlisted series."
     p = t.points.merge(t.series[['study_id','series_id','series_description']], how='left', on=['study_id','series_id'])
@@ -447,6 +455,7 @@ def _points_on_other_series(t):
     return (_line('wrong', 'series with coordinates that are not in the series table', sorted(set(_paths(p[unlisted]))), "their points have no place; list them or remove the points")
           + _line('wrong', 'points on a series of another type than their condition is read from', _names(p[~unlisted & (meant!=p.series_description)]), "look at the series that should hold them, it may show something else; the points keep their place"))
 
+# %% ../nbs/02_cohort.ipynb #c0154
 def _points_off_the_pictures(t):
     "Points whose slice does not exist, and points outside their slice."
     p = t.points.merge(t.series[['study_id','series_id','files']], on=['study_id','series_id'])
@@ -463,6 +472,7 @@ def _pairs(points):
     p = p.drop_duplicates(['study_id','condition','level'])
     return p[p.side=='left'].merge(p[p.side=='right'], on=['study_id','group','level'], suffixes=('_l','_r'))
 
+# %% ../nbs/02_cohort.ipynb #c0156
 def _sides(t):
     "Left and right points that overlap, or lie on each other's side."
     p = _pairs(t.points)
@@ -471,6 +481,7 @@ def _sides(t):
     return (_line('wrong', 'left and right points overlap', names(p[near]), "one of each pair is on the wrong side; drop these studies with Cohort.keep or mend the points")
           + _line('wrong', "left and right are swapped against the patient's x", names(p[~near & (p.wx_l<p.wx_r)]), "the grades may be swapped too; look at them, or drop these studies with Cohort.keep"))
 
+# %% ../nbs/02_cohort.ipynb #c0155
 def _sides_apart(t):
     "Left and right points of a level in two series."
     p = _pairs(t.points)
@@ -494,6 +505,7 @@ def _astray(z, i):
     own = np.diag(far)
     return np.flatnonzero(own-np.where(np.isnan(far), np.inf, far).min(1)>8)
 
+# %% ../nbs/02_cohort.ipynb #c0148
 def _levels(t):
     "Points of which the levels do not descend, and points at the height of another level."
     rising,astray = [],[]
@@ -515,6 +527,7 @@ def _planes(t):
     names = [f'{p} ({PLANES[np.abs(f).argmax()]}, said to be {k})' for p,f,k in zip(_paths(odd), odd.facing, odd.series_description)]
     return _line('wrong', 'series in another plane than described', names, "mend the description, or leave the series out of the table")
 
+# %% ../nbs/02_cohort.ipynb #c0149
 def _elsewhere(t):
     "Series that overlap the others of their study by less than half of their height, or are of no lumbar size."
     s,away = t.series.dropna(subset=['facing']),[]
@@ -537,6 +550,7 @@ def _numbering(t):
           + _line('wrong', 'series with an instance number given twice', _paths(s[s.again>0]), "points on that number are placed on one of the two; mend the headers")
           + _line('wrong', 'series whose files are named otherwise than their instance number', _paths(s[s.renamed>0]), "points are matched with the number in the header"))
 
+# %% ../nbs/02_cohort.ipynb #c0150
 def _mixtures(t):
     "Series of several orientations or matrix sizes, with repeated positions or with holes."
     s = t.series
@@ -545,6 +559,7 @@ def _mixtures(t):
           + _line('note', 'series with slices at one and the same position', _paths(s[s.repeats>0]), "one of them is read")
           + _line('note', 'series with a slice missing between others', _paths(s[s.holes>0]), "it is filled in from its neighbours"))
 
+# %% ../nbs/02_cohort.ipynb #c0151
 def _directions(t):
     "Types whose stacks are numbered in different directions."
     lines,words = [],dict(L="the patient's left", R="the patient's right", H='the head', F='the feet', A='the front', P='the back')
@@ -632,6 +647,7 @@ def _refusal(e):
     status = getattr(e.response, 'status_code', None) or 0
     return 400<=status<500 and status not in (408,425,429)
 
+# %% ../nbs/02_cohort.ipynb #c0159
 def persistently(
     get, # A function of no arguments that asks a server
     so_far # A function of no arguments: how many bytes there are by now
@@ -671,6 +687,7 @@ def _time_limit():
     try: yield
     finally: HTTPAdapter.send = send
 
+# %% ../nbs/02_cohort.ipynb #c0160
 @contextmanager
 def _kaggle_folder(stage):
     "The folder that kagglehub downloads into."

@@ -230,6 +230,7 @@ def _image_facts(path):
     v = read_image(path, 'sagittal'); low,high = float(v.data.min()),float(v.data.max())
     return dict(slices=v.shape[0], spacing=v.spacing, order=_order(_header(path)), low=low, high=high, padding=float((v.data==low).mean()), picture=_small(v.data[len(v.data)//2]))
 
+# %% ../nbs/10_spider.ipynb #c0087
 def _mask_facts(path):
     "What a mask's voxels say: the other half."
     m = _checked_mask(read_image(path, 'sagittal'), path.name)
@@ -238,6 +239,7 @@ def _mask_facts(path):
     return dict(discs={v-200: where(v) for v in values if v>200}, vertebrae={v: where(v) for v in values if v<CANAL}, canal=CANAL in values,
                 mask=hashlib.sha256(repr(m.shape).encode()+m.data.tobytes()).hexdigest())
 
+# %% ../nbs/10_spider.ipynb #c0088
 def _look(task):
     "The row of a series, from the paths of its image and its mask (or None)."
     row,wrong = {},[]
@@ -255,6 +257,7 @@ class _Looks(NamedTuple):
     gradings:pd.DataFrame # `SpiderSet.gradings`, or None
     overview:pd.DataFrame # `SpiderSet.overview`, or None
 
+# %% ../nbs/10_spider.ipynb #c0089
 def _survey(data):
     "The tables of a SPIDER folder, with what its voxels say."
     tasks = [(data.path/'images'/f'{r.stem}.mha', data.path/'masks'/f'{r.stem}.mha' if r.has_mask else None) for r in data.series.itertuples()]
@@ -283,6 +286,7 @@ def _extent(t):
       + _line('wrong', 'masks in which a disc number is left out', holes, "levels above it would be named wrongly; leave these series out")
       + _line('wrong', 'masks without a canal', m.stem[~m.canal.astype(bool)], "leave these series out of training"))
 
+# %% ../nbs/10_spider.ipynb #c0090
 def _counted(t):
     "Series of which overview.csv counts other vertebrae or discs than the mask holds."
     if t.overview is None or not {'num_vertebrae','num_discs'}<=set(t.overview): return []
@@ -299,6 +303,7 @@ def _alike(pictures, median):
     spectrum = np.fft.rfft2(np.pad(unit(pictures), ((0,0),(24,24),(24,24))))*np.fft.rfft2(np.pad(unit(median), 24)).conj()
     return np.fft.fftshift(np.fft.irfft2(spectrum, (96,96)), axes=(1,2))[:,40:57,36:61].max((1,2))
 
+# %% ../nbs/10_spider.ipynb #c0091
 def _upside_down(t):
     "Masks numbered from the top, and pictures that look upside down."
     m = t.series.dropna(subset=['mask'])
@@ -321,6 +326,7 @@ def _patients(t):
           + _line('note', 'patients with T1 only', kinds.index[[k=={'t1'} for k in kinds]], "no T2 grade can be checked on them")
           + _line('wrong', 'patients on both sides of the official split', sides.index[sides>1], "move all series of a patient to one side"))
 
+# %% ../nbs/10_spider.ipynb #c0092
 def _graded(t):
     "Gradings without a disc in the masks, discs without a grading, patients without gradings."
     if t.gradings is None: return []
@@ -403,6 +409,7 @@ def _members(archive, to):
         if odd: raise InputError(f"the archive holds {odd}", m.filename, "do not use this file")
     return files, goals
 
+# %% ../nbs/10_spider.ipynb #c0093
 def _same(goal, member):
     "Whether a file has the size and the checksum that the archive gives."
     if not goal.is_file() or goal.stat().st_size!=member.file_size: return False
@@ -411,6 +418,7 @@ def _same(goal, member):
         while block:=f.read(1<<20): crc = zlib.crc32(block, crc)
     return crc==member.CRC
 
+# %% ../nbs/10_spider.ipynb #c0094
 def unpack(
     archive, # A zip file
     to # Folder to unpack into; files there that are the archive's own are left alone
@@ -431,6 +439,7 @@ ARCHIVES = {'masks.zip':'13a6e25a8c0d74f507e16ebb2edafc277ceeaf2598474f1fed24fdf
             'images.zip':'a54cba2905284ff6cc9999f1dd0e4d871c8487187db7cd4b068484eac2f50f17'} # SHA-256
 TABLES = {'overview.csv':_overview, 'radiological_gradings.csv':_gradings} # What reads them
 
+# %% ../nbs/10_spider.ipynb #c0095
 def _archive(name, stage):
     "A checked archive; one that was resumed and does not have its checksum is fetched once more from the start."
     import pooch
@@ -442,6 +451,7 @@ def _archive(name, stage):
             if fresh: raise
         else: part.part.unlink(missing_ok=True); return path
 
+# %% ../nbs/10_spider.ipynb #c0096
 def _fetch_all(to, stage):
     for name,sha in ARCHIVES.items():
         done = to/f".{name}.{sha[:8]}"
