@@ -209,26 +209,27 @@ _WANTED = {tag: (name,kind.encode()) for tag,name,kind in (
     (0x00280011,'Columns','US'), (0x00280030,'PixelSpacing','DS'), (0x00280100,'BitsAllocated','US'), (0x00280101,'BitsStored','US'),
     (0x00280103,'PixelRepresentation','US'), (0x00281052,'RescaleIntercept','DS'), (0x00281053,'RescaleSlope','DS'),
     (0x52009229,'shared by all frames','never'), (0x52009230,'of each frame','never'))}
-_AS_STORED = {(t&0xffff)<<16|t>>16: v for t,v in _WANTED.items()} # group and element as one little-endian number
-_PIXELS = 0x00107fe0
+_PIXELS = 0x7fe00010
 _LONGER = {kind.encode(): kind in 'OB OD OF OL OV OW SQ SV UC UN UR UT UV'.split() for kind in
     'AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV'.split()} # Is the length a longer number?
 
 class _Unusual(Exception): "A file that the short walk leaves to pydicom."
 
 # %% ../nbs/01_volume.ipynb #c0121
-_ELEMENT,_LENGTH,_SHORT = struct.Struct('<I2sH').unpack_from,struct.Struct('<I').unpack_from,struct.Struct('<H').unpack
+_ELEMENT,_LENGTH,_SHORT = struct.Struct('<HH2sH').unpack_from,struct.Struct('<I').unpack_from,struct.Struct('<H').unpack
 
 def _walk(head):
     "The wanted elements of a plain header, as bytes by name, then where the pixels begin and how many bytes they are."
-    found,at = {},132
+    found,at,last = {},132,0
     while True:
-        tag,kind,length = _ELEMENT(head, at); at += 8
+        group,name,kind,length = _ELEMENT(head, at); tag = group<<16|name; at += 8
+        if tag<=last: raise _Unusual
+        last = tag
         if _LONGER[kind]: (length,),at = _LENGTH(head, at),at+4
         if tag==_PIXELS: return found,at,length
-        if tag in _AS_STORED:
-            name,wanted = _AS_STORED[tag]
-            if kind!=wanted or name in found: raise _Unusual
+        if tag in _WANTED:
+            name,wanted = _WANTED[tag]
+            if kind!=wanted: raise _Unusual
             found[name] = head[at:at+length],kind
         at += length
 
@@ -308,8 +309,9 @@ def _described(ds, frame, frames, pixels, dtype, name):
     slope,intercept = (find('PixelValueTransformationSequence', f'Rescale{n}') for n in ('Slope','Intercept'))
     slope,intercept = float(1 if slope is None else slope),float(0 if intercept is None else intercept)
     thickness = abs(float(find('PixelMeasuresSequence','SpacingBetweenSlices') or find('PixelMeasuresSequence','SliceThickness') or 1))
-    number = frame+1 if frames>1 else int(ds.get('InstanceNumber') or (name if name.isdecimal() else 0))
-    if not (slope and math.isfinite(slope) and math.isfinite(intercept) and 0<thickness<1e3 and abs(number)<1<<62): raise ValueError("an impossible number in the header")
+    number = frame+1 if frames>1 else int(ds.get('InstanceNumber') or 0)
+    if number<1: number = int(name) if name.isdecimal() else 0
+    if not (slope and math.isfinite(slope) and math.isfinite(intercept) and 0<thickness<1e3 and number<1<<62): raise ValueError("an impossible number in the header")
     bits = int(ds.get('BitsStored') or ds.get('BitsAllocated'))
     if not 0<bits<=8*int(dtype[2:]): raise ValueError("an impossible number of bits in the header")
     return _Slice(pixels, (int(ds.get('Rows')),int(ds.get('Columns'))), dtype, bits, ds.get('PhotometricInterpretation')=='MONOCHROME1', slope, intercept,
