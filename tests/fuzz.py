@@ -155,7 +155,7 @@ def mutated_meta(rng, data):
 def wrong_dicom(path, volumes):
     "How the volumes of a file differ from what pydicom finds in it, or ''."
     ds = pydicom.dcmread(path)
-    frames = int(ds.get('NumberOfFrames') or 1)
+    frames = int(ds.get('NumberOfFrames') or len(ds.get('PerFrameFunctionalGroupsSequence') or [0]))
     def find(i, group, name):
         for holder in (ds.get('PerFrameFunctionalGroupsSequence'), ds.get('SharedFunctionalGroupsSequence')):
             part = holder[min(i, len(holder)-1)].get(group) if holder else None
@@ -173,7 +173,7 @@ def wrong_dicom(path, volumes):
             if v.shape[1:]!=(ds.Rows,ds.Columns): return 'matrix'
     if frames==1 and ds.file_meta.TransferSyntaxUID in (ExplicitVRLittleEndian,ImplicitVRLittleEndian,ExplicitVRBigEndian):
         for name,usual in (('SamplesPerPixel',1),('PhotometricInterpretation','MONOCHROME2'),('BitsStored',ds.BitsAllocated),('PixelRepresentation',0)):
-            if ds.get(name) is None: setattr(ds, name, usual)
+            if ds.get(name) in (None,''): setattr(ds, name, usual)
         want = ds.pixel_array.astype(float)
         if ds.get('PhotometricInterpretation')=='MONOCHROME1': want = (-1 if ds.PixelRepresentation else 2**ds.BitsStored-1)-want
         slope,cut = (ds.get(f'Rescale{n}') for n in ('Slope','Intercept'))
