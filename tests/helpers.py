@@ -4,7 +4,8 @@ from multiprocessing import get_context
 from pathlib import Path
 import numpy as np
 import pandas as pd
-import pydicom
+import pydicom,pytest
+import SimpleITK as sitk
 from pydicom.dataset import FileDataset,FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian,MRImageStorage,generate_uid
 from lumbar_nbdev.core import *
@@ -12,6 +13,8 @@ from lumbar_nbdev.volume import *
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent/'shared'/'data'
+DICOM = REAL/'dicom'
+needs_dicom = pytest.mark.skipif(not DICOM.is_dir(), reason="no real DICOM files in ../shared/data/dicom")
 
 def own_cache(tmp_path, monkeypatch):
     "Settings whose cache is a folder of this test."
@@ -24,6 +27,14 @@ def forked(work, *args):
     return p
 def _in_session(work, *args):
     os.setsid(); signal.signal(signal.SIGINT, signal.default_int_handler); sys.stdout = sys.stderr = open(os.devnull,'w'); work(*args)
+
+def rotated(rng, degrees=20):
+    "A random rotation of a few degrees about each axis."
+    a,b,c = np.deg2rad(rng.uniform(-degrees, degrees, 3))
+    x = np.array([[1,0,0],[0,np.cos(a),-np.sin(a)],[0,np.sin(a),np.cos(a)]])
+    y = np.array([[np.cos(b),0,np.sin(b)],[0,1,0],[-np.sin(b),0,np.cos(b)]])
+    z = np.array([[np.cos(c),-np.sin(c),0],[np.sin(c),np.cos(c),0],[0,0,1]])
+    return x @ y @ z
 
 def sagittal(shape=(5,12,10), seed=0, turn=np.eye(3)):
     "A sagittal volume of noise; `turn` tilts it."
@@ -62,6 +73,18 @@ def retag(path, **tags):
         if value is None: delattr(ds, tag)
         else: setattr(ds, tag, value)
     ds.save_as(path)
+
+def corners(volume): return volume.to_world(np.indices((2,2,2)).reshape(3,-1).T*(np.array(volume.shape)-1))
+
+def itk_series(folder):
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
+    return sitk.ReadImage(names if len(names)>1 else names[0])
+
+def itk_corners(image):
+    ends = np.indices((2,2,2)).reshape(3,-1).T*(np.array(image.GetSize())-1)
+    return np.array([image.TransformIndexToPhysicalPoint([int(i) for i in e]) for e in ends])
+
+def apart(a, b): return np.linalg.norm(a[:,None]-b[None], axis=-1).min(1).max()
 
 GRIDS = {'Sagittal T1': ((7,64,48), make_affine((-24,-60,70), (8,0,0), (0,0,-2.5), (0,2.5,0))),
          'Sagittal T2/STIR': ((7,64,48), make_affine((-24,-60,70), (8,0,0), (0,0,-2.5), (0,2.5,0))),

@@ -56,7 +56,7 @@ def test_agreement_of_readers(many):
         assert abs(cohen_kappa_score(a[:20000,ROWS[g]].reshape(-1), b[:20000,ROWS[g]].reshape(-1))-published)<.015, g
 
 def test_a_leaning_is_shared_by_the_whole_reading():
-    mm = np.broadcast_to(np.array([[9.],[.3],[.3],[2.5],[2.5]]), (4000,5,5)) # a coin toss for severe at every place
+    mm = np.broadcast_to(np.array([[8.],[.3],[.3],[2.5],[2.5]]), (4000,5,5)) # a coin toss for severe at every place
     severe = draw_grades(mm, np.random.default_rng(0))==2
     rho = lambda a,b: np.corrcoef(a,b)[0,1]
     assert abs(severe.mean()-.5)<.02
