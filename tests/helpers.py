@@ -4,7 +4,8 @@ from multiprocessing import get_context
 from pathlib import Path
 import numpy as np
 import pandas as pd
-import pydicom
+import pydicom,pytest
+import SimpleITK as sitk
 from pydicom.dataset import FileDataset,FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian,MRImageStorage,generate_uid
 from lumbar_nbdev.core import *
@@ -12,7 +13,15 @@ from lumbar_nbdev.volume import *
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent/'shared'/'data'
+DICOM = REAL/'dicom'
+needs_dicom = pytest.mark.skipif(not DICOM.is_dir(), reason="no real DICOM files in ../shared/data/dicom")
 
+@pytest.fixture(autouse=True)
+def quiet():
+    "No warnings of the library in the tests' output."
+    log.setLevel('ERROR'); yield; log.setLevel('NOTSET')
+
+@pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     "Settings whose cache is a folder of this test."
     text = (ROOT/'settings.ini').read_text().replace('~/.lumbar/cache', str(tmp_path/'own-cache'))
@@ -24,6 +33,14 @@ def forked(work, *args):
     return p
 def _in_session(work, *args):
     os.setsid(); signal.signal(signal.SIGINT, signal.default_int_handler); sys.stdout = sys.stderr = open(os.devnull,'w'); work(*args)
+
+def rotated(rng, degrees=20):
+    "A random rotation of a few degrees about each axis."
+    a,b,c = np.deg2rad(rng.uniform(-degrees, degrees, 3))
+    x = np.array([[1,0,0],[0,np.cos(a),-np.sin(a)],[0,np.sin(a),np.cos(a)]])
+    y = np.array([[np.cos(b),0,np.sin(b)],[0,1,0],[-np.sin(b),0,np.cos(b)]])
+    z = np.array([[np.cos(c),-np.sin(c),0],[np.sin(c),np.cos(c),0],[0,0,1]])
+    return x @ y @ z
 
 def sagittal(shape=(5,12,10), seed=0, turn=np.eye(3)):
     "A sagittal volume of noise; `turn` tilts it."
@@ -38,9 +55,8 @@ def write_slice(path, volume, k, uid='1.2.3', **tags):
     meta.MediaStorageSOPClassUID,meta.MediaStorageSOPInstanceUID = MRImageStorage,generate_uid(entropy_srcs=[str(path)])
     ds = FileDataset('', {}, file_meta=meta, preamble=b'\0'*128)
     pixels = volume.data[k]
-    facts = dict(SOPClassUID=MRImageStorage, SOPInstanceUID=meta.MediaStorageSOPInstanceUID, SeriesInstanceUID=uid, Modality='MR', InstanceNumber=k+1, SeriesDescription='test',
+    facts = dict(SOPClassUID=MRImageStorage, SOPInstanceUID=meta.MediaStorageSOPInstanceUID, SeriesInstanceUID=uid, Modality='MR', InstanceNumber=k+1,
         PatientName='Doe^Jane', PatientID='secret', SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', Rows=pixels.shape[0], Columns=pixels.shape[1],
-        SliceThickness=f'{volume.spacing[0]:.9g}', SpacingBetweenSlices=f'{volume.spacing[0]:.9g}',
         BitsAllocated=16, BitsStored=16, HighBit=15, PixelRepresentation=int(pixels.dtype.kind=='i'), ImagePositionPatient=[f'{x:.9g}' for x in volume.to_world([k,0,0])],
         ImageOrientationPatient=[f'{x:.9g}' for a in (2,1) for x in volume.affine[:3,a]/volume.spacing[a]], PixelSpacing=[f'{x:.9g}' for x in volume.spacing[1:]],
         PixelData=pixels.astype(pixels.dtype.newbyteorder('<')).tobytes()) | tags
@@ -55,6 +71,18 @@ def write_series(folder, volume, order=None, start=0, **tags):
     for k,n in enumerate(numbers): write_slice(folder/f'{n}.dcm', volume, k, InstanceNumber=n, **tags)
     return folder
 
+def corners(volume): return volume.to_world(np.indices((2,2,2)).reshape(3,-1).T*(np.array(volume.shape)-1))
+
+def itk_series(folder):
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
+    return sitk.ReadImage(names if len(names)>1 else names[0])
+
+def itk_corners(image):
+    ends = np.indices((2,2,2)).reshape(3,-1).T*(np.array(image.GetSize())-1)
+    return np.array([image.TransformIndexToPhysicalPoint([int(i) for i in e]) for e in ends])
+
+def apart(a, b): return np.linalg.norm(a[:,None]-b[None], axis=-1).min(1).max()
+
 def retag(path, **tags):
     "Change tags of a DICOM file; None removes one."
     ds = pydicom.dcmread(path)
@@ -67,13 +95,15 @@ GRIDS = {'Sagittal T1': ((7,64,48), make_affine((-24,-60,70), (8,0,0), (0,0,-2.5
          'Sagittal T2/STIR': ((7,64,48), make_affine((-24,-60,70), (8,0,0), (0,0,-2.5), (0,2.5,0))),
          'Axial T2': ((20,40,40), make_affine((-50,-50,-70), (0,0,7), (0,2.5,0), (2.5,0,0)))}
 
+OPTIONAL = dict(SliceThickness=7, SpacingBetweenSlices=7, SeriesDescription='test') # Header entries that a sound folder has
+
 def write_rsna(root, studies=(11,4290709089)):
     "A competition folder without a flaw: series study*10 + 0 (T1), 1 (T2), 2 (axial), all 25 labels and points."
     rng = np.random.default_rng(0); series,points,labels = [],[],[]
     for study in studies:
         for j,(kind,(shape,affine)) in enumerate(GRIDS.items()):
             v,number = Volume(rng.integers(0, 4000, shape).astype(np.uint16), affine),study*10+j if study<10**8 else 4294540290+j
-            write_series(root/f'train_images/{study}/{number}', v, uid=f'1.2.{number}'); series.append((study, number, kind))
+            write_series(root/f'train_images/{study}/{number}', v, uid=f'1.2.{number}', **OPTIONAL); series.append((study, number, kind))
             for c in CONDITIONS:
                 if GROUP_SERIES[condition_group(c)]!=kind: continue
                 for i,l in enumerate(LEVELS):
