@@ -123,6 +123,7 @@ def _once(table, path, problems):
     if len(repeats): problems.append(f"{path.name}: rows that repeat another one, left out: {_some(repeats)}")
     return table.drop(repeats)
 
+# %% ../nbs/02_cohort.ipynb #c0162
 def _read_series_table(path, problems):
     table = _table(path, SERIES_COLUMNS)[list(SERIES_COLUMNS)]
     for c in ('study_id','series_id'): table[c] = _parsed(table, c, _whole, path).astype(np.int64)
@@ -206,6 +207,7 @@ def _tell(self:Cohort, study_id, series, said):
     for r,sentences in zip(series, said):
         for x in sentences: self.note(f"study {study_id}, series {r} {x}" if x.startswith('is skipped') else f"study {study_id}, series {r}: {x}")
 
+# %% ../nbs/02_cohort.ipynb #c0161
 @patch
 def volumes(self:Cohort,
     study_id:int, # The study
@@ -453,7 +455,8 @@ def _points_on_other_series(t):
     unlisted = p.series_description.isna()
     meant = p.condition.map(lambda c: GROUP_SERIES[condition_group(c)])
     return (_line('wrong', 'series with coordinates that are not in the series table', sorted(set(_paths(p[unlisted]))), "their points have no place; list them or remove the points")
-          + _line('wrong', 'points on a series of another type than their condition is read from', _names(p[~unlisted & (meant!=p.series_description)]), "look at the series that should hold them, it may show something else; the points keep their place"))
+          + _line('wrong', 'points on a series of another type than their condition is read from', _names(p[~unlisted & (meant!=p.series_description)]),
+                  "look at the series that should hold them, it may show something else; the points keep their place"))
 
 # %% ../nbs/02_cohort.ipynb #c0154
 def _points_off_the_pictures(t):

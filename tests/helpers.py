@@ -16,6 +16,12 @@ REAL = ROOT.parent/'shared'/'data'
 DICOM = REAL/'dicom'
 needs_dicom = pytest.mark.skipif(not DICOM.is_dir(), reason="no real DICOM files in ../shared/data/dicom")
 
+@pytest.fixture(autouse=True)
+def quiet():
+    "No warnings of the library in the tests' output."
+    log.setLevel('ERROR'); yield; log.setLevel('NOTSET')
+
+@pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     "Settings whose cache is a folder of this test."
     text = (ROOT/'settings.ini').read_text().replace('~/.lumbar/cache', str(tmp_path/'own-cache'))
@@ -49,9 +55,8 @@ def write_slice(path, volume, k, uid='1.2.3', **tags):
     meta.MediaStorageSOPClassUID,meta.MediaStorageSOPInstanceUID = MRImageStorage,generate_uid(entropy_srcs=[str(path)])
     ds = FileDataset('', {}, file_meta=meta, preamble=b'\0'*128)
     pixels = volume.data[k]
-    facts = dict(SOPClassUID=MRImageStorage, SOPInstanceUID=meta.MediaStorageSOPInstanceUID, SeriesInstanceUID=uid, Modality='MR', InstanceNumber=k+1, SeriesDescription='test',
+    facts = dict(SOPClassUID=MRImageStorage, SOPInstanceUID=meta.MediaStorageSOPInstanceUID, SeriesInstanceUID=uid, Modality='MR', InstanceNumber=k+1,
         PatientName='Doe^Jane', PatientID='secret', SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', Rows=pixels.shape[0], Columns=pixels.shape[1],
-        SliceThickness=f'{volume.spacing[0]:.9g}', SpacingBetweenSlices=f'{volume.spacing[0]:.9g}',
         BitsAllocated=16, BitsStored=16, HighBit=15, PixelRepresentation=int(pixels.dtype.kind=='i'), ImagePositionPatient=[f'{x:.9g}' for x in volume.to_world([k,0,0])],
         ImageOrientationPatient=[f'{x:.9g}' for a in (2,1) for x in volume.affine[:3,a]/volume.spacing[a]], PixelSpacing=[f'{x:.9g}' for x in volume.spacing[1:]],
         PixelData=pixels.astype(pixels.dtype.newbyteorder('<')).tobytes()) | tags
@@ -66,14 +71,6 @@ def write_series(folder, volume, order=None, start=0, **tags):
     for k,n in enumerate(numbers): write_slice(folder/f'{n}.dcm', volume, k, InstanceNumber=n, **tags)
     return folder
 
-def retag(path, **tags):
-    "Change tags of a DICOM file; None removes one."
-    ds = pydicom.dcmread(path)
-    for tag,value in tags.items():
-        if value is None: delattr(ds, tag)
-        else: setattr(ds, tag, value)
-    ds.save_as(path)
-
 def corners(volume): return volume.to_world(np.indices((2,2,2)).reshape(3,-1).T*(np.array(volume.shape)-1))
 
 def itk_series(folder):
@@ -86,9 +83,19 @@ def itk_corners(image):
 
 def apart(a, b): return np.linalg.norm(a[:,None]-b[None], axis=-1).min(1).max()
 
+def retag(path, **tags):
+    "Change tags of a DICOM file; None removes one."
+    ds = pydicom.dcmread(path)
+    for tag,value in tags.items():
+        if value is None: delattr(ds, tag)
+        else: setattr(ds, tag, value)
+    ds.save_as(path)
+
 GRIDS = {'Sagittal T1': ((7,64,48), make_affine((-24,-60,70), (8,0,0), (0,0,-2.5), (0,2.5,0))),
          'Sagittal T2/STIR': ((7,64,48), make_affine((-24,-60,70), (8,0,0), (0,0,-2.5), (0,2.5,0))),
          'Axial T2': ((20,40,40), make_affine((-50,-50,-70), (0,0,7), (0,2.5,0), (2.5,0,0)))}
+
+OPTIONAL = dict(SliceThickness=7, SpacingBetweenSlices=7, SeriesDescription='test') # Header entries that a sound folder has
 
 def write_rsna(root, studies=(11,4290709089)):
     "A competition folder without a flaw: series study*10 + 0 (T1), 1 (T2), 2 (axial), all 25 labels and points."
@@ -96,7 +103,7 @@ def write_rsna(root, studies=(11,4290709089)):
     for study in studies:
         for j,(kind,(shape,affine)) in enumerate(GRIDS.items()):
             v,number = Volume(rng.integers(0, 4000, shape).astype(np.uint16), affine),study*10+j if study<10**8 else 4294540290+j
-            write_series(root/f'train_images/{study}/{number}', v, uid=f'1.2.{number}'); series.append((study, number, kind))
+            write_series(root/f'train_images/{study}/{number}', v, uid=f'1.2.{number}', **OPTIONAL); series.append((study, number, kind))
             for c in CONDITIONS:
                 if GROUP_SERIES[condition_group(c)]!=kind: continue
                 for i,l in enumerate(LEVELS):

@@ -8,10 +8,6 @@ from lumbar_nbdev.cohort import *
 from lumbar_nbdev.core import *
 from lumbar_nbdev.volume import *
 
-@pytest.fixture(autouse=True)
-def _quiet(tmp_path, monkeypatch):
-    own_cache(tmp_path, monkeypatch); log.setLevel('ERROR'); yield; log.setLevel('NOTSET')
-
 # The competition's folder
 
 SERIES = 'study_id,series_id,series_description\n11,111,Sagittal T1\n11,112,Axial T2\n4290709089,4294540297,Sagittal T2/STIR\n'

@@ -52,9 +52,9 @@ def server(monkeypatch, tmp_path):
     s.address = f'http://127.0.0.1:{s.server_address[1]}'; s.files,s.plan,s.asked,s.victim,s.ranges,s.slow,s.stall,s.refuse = {},[],[],'',True,0,3,0
     threading.Thread(target=s.serve_forever, daemon=True).start()
     monkeypatch.setenv('NO_PROXY','127.0.0.1'); monkeypatch.setenv('no_proxy','127.0.0.1')
-    monkeypatch.setattr(cohort_module,'PAUSE',.01); monkeypatch.setattr(cohort_module,'SILENCE',.5); log.setLevel('ERROR')
+    monkeypatch.setattr(cohort_module,'PAUSE',.01); monkeypatch.setattr(cohort_module,'SILENCE',.5)
     yield s
-    s.shutdown(); s.server_close(); log.setLevel('NOTSET')
+    s.shutdown(); s.server_close()
 
 def zipped(files):
     out = io.BytesIO()

@@ -8,10 +8,6 @@ from lumbar_nbdev.core import *
 from lumbar_nbdev.spider import *
 from lumbar_nbdev.volume import *
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    log.setLevel('ERROR'); yield; log.setLevel('NOTSET')
-
 # SPIDER
 
 GRADED = ','.join(GRADINGS)+'\n3,1,0,0,0,0,0,1,1,4\n3,0,0,0,0,0,0,1,1,4\n'
@@ -108,8 +104,7 @@ def edit(root, name, old, new, n=1):
     path = root/f'{name}.csv'; text = path.read_text(); assert old in text; path.write_text(text.replace(old, new, n))
 def change(root, stem, image=lambda v: v, mask=lambda v: v, axes=((0,1),(1,1),(2,1))):
     "Rewrite a series after changing its volumes in place."
-    a,b = (read_image(root/p/f'{stem}.mha','sagittal') for p in ('images','masks'))
-    a.data,b.data = a.data.copy(),b.data.copy(); image(a); mask(b); save(root, stem, a, b, axes)
+    a,b = (read_image(root/p/f'{stem}.mha','sagittal') for p in ('images','masks')); a.data,b.data = a.data.copy(),b.data.copy(); image(a); mask(b); save(root, stem, a, b, axes)
 def turn(v): v.affine = v.affine @ np.diag([1,-1,1,1.]); v.affine[2,3] -= 40
 def drop(value): return lambda v: v.data.__setitem__(v.data==value, 0)
 def squeeze(v): v.data[:] = np.clip(v.data, -1000, 3096); v.data.flat[0],v.data.flat[1] = -1000,3096
@@ -136,7 +131,7 @@ FLAWS = [
     ('a grading without a disc', lambda r: edit(r, 'radiological_gradings', '3,5,0', '3,9,0'), 'wrong: gradings of a disc that no mask of the patient holds: 1 (patient 3 disc 9)'),
     ('a patient without gradings', lambda r: [edit(r, 'radiological_gradings', f'12,{d},', f'13,{d},') for d in range(1,6)], 'missing: patients without gradings: 1 (12)'),
     ('a row that is there twice', lambda r: edit(r, 'radiological_gradings', '3,5,0,0,0,0,0,1,1,3\n', '3,5,0,0,0,0,0,1,1,3\n'*2), 'wrong: radiological_gradings.csv: rows that repeat another one, left out: 1 (7)'),
-    ('a cut mask', lambda r: (r/'masks/3_t1.mha').write_bytes((r/'masks/3_t1.mha').read_bytes()[:500]), 'wrong: not a readable image'),
+    ('a cut mask', lambda r: (r/'masks/3_t1.mha').write_bytes((r/'masks/3_t1.mha').read_bytes()[:500]), 'wrong: not a readable image (the packed voxels are cut off or too many): 3_t1.mha'),
     ('a squeezed mask', lambda r: change(r, '3_t1', mask=lambda v: v.data.__setitem__(slice(None), (v.data>0)*255)), 'wrong: mask values that SPIDER does not use (255): 3_t1.mha'),
     ('another grid', lambda r: change(r, '3_t1', mask=stretch), 'wrong: 3_t1 is skipped: mask and image differ in geometry'),
     ('no mask', lambda r: (r/'masks/3_t1.mha').unlink(), 'missing: series without a mask: 1 of 6'),
