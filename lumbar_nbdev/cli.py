@@ -19,7 +19,7 @@ def phantom(a):
     "Write synthetic studies in both layouts."
     from lumbar_nbdev.metric import write_oracle
     from lumbar_nbdev.phantom import write_cohort
-    out = write_cohort(a.out, a.studies, a.seed, settings().workers)
+    out = write_cohort(a.out, a.studies, a.seed, settings().workers, a.randomised)
     write_oracle(out/'rsna')
     print(f"{a.studies} synthetic studies: {out/'rsna'} and {out/'spider'}")
 
@@ -111,7 +111,7 @@ def demo(a):
     run,out = check_device(settings(a.profile)), Path(a.out)
     cohort = Cohort(a.rsna, 'train') if a.rsna else None
     phantoms = out/'phantom'
-    if not phantoms.exists(): phantom(argparse.Namespace(out=phantoms, studies=run.studies or 64, seed=run.seed))
+    if not phantoms.exists(): phantom(argparse.Namespace(out=phantoms, studies=run.studies or 64, seed=run.seed, randomised=False))
     cohort = cohort or Cohort(phantoms/'rsna', 'train')
     print("\nTraining the segmenter"); train_segmenter(phantoms/'spider', out/'models', run)
     print("\nTraining the grader"); card = train_grader(cohort, out/'models', run)
@@ -156,7 +156,7 @@ def parser(
         w.set_defaults(run=f)
     arg = lambda *names, **options: (names, options)
     out = lambda what,**kw: arg('--out', required=True, metavar='DIR', help=what, **kw)
-    word(phantom, arg('out', metavar='OUT', help="folder to make"), arg('--studies', type=int, default=8, metavar='N', help="how many (default 8)"), arg('--seed', type=int, default=42, metavar='S', help="same seed, same bytes (default 42)"))
+    word(phantom, arg('out', metavar='OUT', help="folder to make"), arg('--studies', type=int, default=8, metavar='N', help="how many (default 8)"), arg('--seed', type=int, default=42, metavar='S', help="same seed, same bytes (default 42)"), arg('--randomised', action='store_true', help="on scanners beyond the physical range, for training a segmenter"))
     word(fetch, arg('what', choices=['spider','rsna']), arg('--to', required=True, metavar='DIR', help="folder to fill"))
     word(check, arg('dir', metavar='DIR', help="a competition folder or a SPIDER folder"))
     kinds = words.add_parser('train', help=train.__doc__, description=train.__doc__).add_subparsers(title='models', required=True, metavar='MODEL', dest='what', parser_class=_Parser)

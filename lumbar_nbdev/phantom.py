@@ -936,7 +936,7 @@ def _points(truth, plan, stacks, rng):
         rows.append(dict(study_id=t.study_id, series_id=v.meta['series_id'], instance_number=v.meta['instances'][k], condition=condition_title(t.condition), level=level_title(t.level), x=column, y=row))
     return pd.DataFrame(rows, columns=['study_id','series_id','instance_number','condition','level','x','y']), labelled
 
-# %% ../nbs/03_phantom.ipynb #c0122
+# %% ../nbs/03_phantom.ipynb #c0124
 SEQUENCES = dict(t1=('SE',''), t2=('SE',''), stir=('IR','')) # ScanningSequence and ScanOptions
 
 def _dicom_header(volume, scanner):
@@ -963,7 +963,7 @@ def _ds(v):
     from pydicom.valuerep import DS
     return [DS(float(o), auto_format=True) for o in v] if np.ndim(v) else DS(float(v), auto_format=True)
 
-# %% ../nbs/03_phantom.ipynb #c0123
+# %% ../nbs/03_phantom.ipynb #c0125
 def write_dicom(
     volume:Volume, # A series of `Study.series`, or one block of it
     folder, # Folder to fill with <instance>.dcm
@@ -983,7 +983,7 @@ def write_dicom(
         ds.PixelData = np.ascontiguousarray(volume.data[k], dtype='<u2').tobytes()
         ds.save_as(Path(folder)/f'{n}.dcm', enforce_file_format=True)
 
-# %% ../nbs/03_phantom.ipynb #c0126
+# %% ../nbs/03_phantom.ipynb #c0128
 def train_row(
     study:Study # A synthetic study
 )->dict: # A row of train.csv; a place without a label is empty
@@ -991,7 +991,7 @@ def train_row(
     grades = [SEVERITIES[g] if has else None for g,has in zip(study.truth.severity, study.labelled.ravel())]
     return dict(study_id=study.study_id) | {f'{c}_{l}': g for (c,l),g in zip(PLACES, grades)}
 
-# %% ../nbs/03_phantom.ipynb #c0130
+# %% ../nbs/03_phantom.ipynb #c0132
 _ORDERS = dict(lps=[[2,1],[0,-1],[1,1]], pir=[[0,-1],[1,1],[2,1]]) # File axis and sense of slices, rows, columns
 
 def spider_pair(
@@ -1030,7 +1030,7 @@ def _grading(a, patient, k):
     return {'Patient':patient, 'IVD label':k-LOWEST+2, 'Modic':int(a.modic[k]), 'UP endplate':int(a.schmorl[k,1]), 'LOW endplate':int(a.schmorl[k,0]), 'Spondylolisthesis':int(a.slip[k]>0),
         'Disc herniation':int(a.protrusion[k]>0), 'Disc narrowing':int(a.pfirrmann[k]>=4), 'Disc bulging':int(a.bulge[k]>1), 'Pfirrman grade':int(a.pfirrmann[k])}
 
-# %% ../nbs/03_phantom.ipynb #c0134
+# %% ../nbs/03_phantom.ipynb #c0136
 def _write_study(root, seed, randomised, index):
     "Write one study below `root`; returns its rows of every table."
     study,root = phantom_study(seed, index, randomised), Path(root)
@@ -1058,7 +1058,7 @@ def write_cohort(
         _write_tables(tmp, *zip(*done))
     return out
 
-# %% ../nbs/03_phantom.ipynb #c0135
+# %% ../nbs/03_phantom.ipynb #c0137
 def _write_tables(root, train, points, series, truth, overview, grading):
     "Write the tables of both layouts."
     flat = lambda rows: pd.DataFrame([r for part in rows for r in part])
@@ -1072,7 +1072,7 @@ def _write_tables(root, train, points, series, truth, overview, grading):
     save(pd.concat(truth), rsna/'truth.csv')
     save(flat(overview), spider/'overview.csv'); save(flat(grading), spider/'radiological_gradings.csv')
 
-# %% ../nbs/03_phantom.ipynb #c0138
+# %% ../nbs/03_phantom.ipynb #c0140
 def phantom_cohort(
     studies:int=8, # Number of studies
     seed:int=42 # Seed of the cohort
@@ -1085,7 +1085,7 @@ def phantom_cohort(
     with FileLock(f'{path}.lock'):
         return path if path.exists() else write_cohort(path, studies, seed, s.workers)
 
-# %% ../nbs/03_phantom.ipynb #c0141
+# %% ../nbs/03_phantom.ipynb #c0143
 def slice_statistics(
     image:np.ndarray, # (rows, columns), any units
     mask:np.ndarray, # SPIDER's values, same shape
@@ -1114,7 +1114,7 @@ def _disc_sizes(mask, spacing):
         if np.ptp(along)>22 and middle.any(): rows.append((np.ptp(across[middle])+spacing[0], np.ptp(along)+spacing[1], len(p)*spacing.prod(), (mask[int(at[:,0].mean())]==CANAL).sum()*spacing[1] or np.nan))
     return pd.DataFrame(rows, columns=['disc_height_mm','disc_depth_mm','disc_area_mm2','canal_depth_mm']).mean().to_dict()
 
-# %% ../nbs/03_phantom.ipynb #c0143
+# %% ../nbs/03_phantom.ipynb #c0145
 def picture_statistics(
     image:np.ndarray # (rows, columns), any units
 )->tuple: # ({noise, edge, strong_edge}, shares of the body's pixels in 20 equal bins from the 1st to the 99th percentile)
