@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 from lumbar_nbdev.cohort import Cohort
 from lumbar_nbdev.core import InputError
-from lumbar_nbdev.exploration import serve_app,start_app,study_view
+from lumbar_nbdev.exploration import Viewer,serve_app,start_app,study_view
 from lumbar_nbdev.phantom import phantom_cohort
 
 CHROMIUM = os.environ.get('LUMBAR_CHROMIUM') or shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 missing = next((f"no {n}" for n in ('playwright','voila') if importlib.util.find_spec(n) is None), None if CHROMIUM else "no chromium")
 browser_test = pytest.mark.skipif(missing is not None, reason=f"{missing} on this machine")
+DATA = Path(__file__).resolve().parents[2]/'shared'/'data'
 ARGUMENTS = ['--no-sandbox','--disable-gpu','--disable-background-networking','--disable-component-update']
 
 def free_port():
@@ -26,6 +27,11 @@ def address(folder, tmp_path_factory):
     "The viewer's page, served as `lumbar app` serves it."
     here,port = tmp_path_factory.mktemp('app'), free_port()
     server = start_app(here, folder, port, 'secret')
+    study = Cohort(folder).studies[0]; number = pd.read_csv(folder/'train.csv').study_id.tolist().index(study)+1
+    series = pd.read_csv(folder/'train_series_descriptions.csv').query("study_id==@study and series_description=='Sagittal T2/STIR'").series_id.iloc[0]
+    masks = f"{{{series}: read_image({str(folder.parent/f'spider/masks/{number}_t2.mha')!r}, 'sagittal')}}"
+    text = (here/'app.ipynb').read_text() # the page is read when it is asked for: this one shows a mask too
+    (here/'app.ipynb').write_text(text.replace('Viewer(Cohort(', 'from lumbar_nbdev.volume import read_image\\nViewer(masks='+masks+', cohort=Cohort('))
     for _ in range(200):
         try: urllib.request.urlopen(f'http://127.0.0.1:{port}/static/none', timeout=1)
         except urllib.error.HTTPError: break
@@ -128,10 +134,10 @@ def test_zoom(page):
     page.page.keyboard.press('0'); page.until(lambda: page.picture(2)==before)
 
 @browser_test
-@pytest.mark.parametrize('name', ['cross-hair','reference lines','places and grades'])
+@pytest.mark.parametrize('name', ['cross-hair','reference lines','places and grades','masks'])
 def test_overlays_can_be_switched(page, name):
     before = [page.picture(i) for i in range(3)]; box = page.page.get_by_label(name)
-    some = any if name=='places and grades' else all        # not every slice shows a place
+    some = any if name in ('places and grades','masks') else all # not every slice shows a place or lies in the mask
     box.uncheck(); page.until(lambda: some(page.picture(i)!=b for i,b in zip(range(3),before))); page.shot(f'5-without-{name.replace(" ","-")}')
     box.check(); page.until(lambda: all(page.picture(i)==b for i,b in zip(range(3),before)))
 
@@ -180,13 +186,23 @@ def test_without_voila(folder, monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(InputError, match='pip install voila'): serve_app(folder)
 
+@pytest.mark.skipif(not DATA.exists(), reason="no real images beside the project (../shared/data)")
+def test_real_study_without_t1_and_labels():
+    cohort = Cohort(DATA/'rsna_like'); view = study_view(cohort, cohort.studies[0])
+    assert 'no Sagittal T1' in view.scene(0)['empty'] and view.slice_at(0)==(None, np.inf)
+    view.click(1, 50, 60); scenes = [view.scene(i) for i in (1,2)]
+    assert scenes[0]['letters']==['H','F','A','P'] and scenes[1]['letters']==['A','P','R','L'] and not scenes[0]['points']
+
 def test_a_study_with_little_to_show(folder, tmp_path):
     "A missing series leaves an empty pane, an unreadable one a sentence; without labels there are no marks."
     root = shutil.copytree(folder, tmp_path/'rsna')
-    table = pd.read_csv(root/'train_series_descriptions.csv'); study = table.study_id.iloc[0]
-    kind = table[table.study_id==study].set_index('series_description').series_id
+    table = pd.read_csv(root/'train_series_descriptions.csv'); study = int(table.study_id.iloc[0]); own = table[table.study_id==study]
+    kind = own.drop_duplicates('series_description').set_index('series_description').series_id
     table[table.series_id!=kind['Sagittal T1']].to_csv(root/'train_series_descriptions.csv', index=False)
-    for f in (root/f"train_images/{study}/{kind['Axial T2']}").iterdir() if isinstance(kind['Axial T2'], (int,np.integer)) else []: f.write_bytes(b'nothing')
+    for s in own.series_id[own.series_description=='Axial T2']:
+        for f in (root/f'train_images/{study}/{s}').iterdir(): f.write_bytes(b'nothing')
     view = study_view(Cohort(root, 'train'), study)
-    assert 'no Sagittal T1' in view.scene(0)['empty'] and view.scene(1)['points']
-    assert any('skipped' in n or 'Axial' in n for n in view.notes) or view.panes[2] is not None
+    assert 'no Sagittal T1' in view.scene(0)['empty'] and view.scene(1)['points'] and 'no Axial T2' in view.scene(2)['empty']
+    assert any(str(kind['Axial T2']) in n and 'skipped' in n for n in view.notes)
+    shown = Viewer(Cohort(root, 'train'), study=study); shown.answer(2, dict(click=[1,1])); shown.answer(1, dict(scroll=1))
+    assert 'skipped' in shown.status.value and shown.slices[0].disabled
