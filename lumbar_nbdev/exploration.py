@@ -553,7 +553,7 @@ const listen = (canvas, pane) => {
 
 # %% ../nbs/04_exploration.ipynb #c0189
 _JS_PANE = r'''
-const KEPT = 400;
+const KEPT = 150; // slices a pane remembers, some 0.5 MB each
 const name = scene => scene.study+'/'+scene.key;
 export default () => { // one call for each pane: its slices are shared by all its views
 const slices = new Map(), asked = new Set();
@@ -568,7 +568,7 @@ const initialize = ({model}) => {
   });
 };
 const render = ({model, el}) => {
-  el.innerHTML = `<div class="lumbar-pane" data-lm-suppress-shortcuts="true"><div class="caption" aria-live="polite"></div><div class="box"><canvas tabindex="0" role="img"></canvas>${'tblr'.split('').map(s => `<b class="${s}"></b>`).join('')}<span class="window"></span></div></div>`;
+  el.innerHTML = `<div class="lumbar-pane" data-lm-suppress-shortcuts="true"><div class="caption" aria-live="polite"></div><div class="box"><canvas tabindex="0" role="application" aria-roledescription="stack of slices"></canvas>${'tblr'.split('').map(s => `<b class="${s}"></b>`).join('')}<span class="window"></span></div></div>`;
   const canvas = el.querySelector('canvas'), letters = [...el.querySelectorAll('b')], caption = el.querySelector('.caption'), note = el.querySelector('.window');
   let sheet = null, made = '', busy = 0, steps = 0;
   const want = keys => { const lack = keys.filter(k => !slices.has(k) && !asked.has(k)); lack.forEach(k => asked.add(k)); if (lack.length) model.send({want: lack}); };
