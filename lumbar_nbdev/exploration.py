@@ -33,7 +33,7 @@ def show_series(
     studies:list # Study ids, one row each
 ):
     "The middle slice of each kind of series, one study a row."
-    fig,axs = plt.subplots(len(studies), 3, figsize=(7.5,2.6*len(studies)), dpi=80, squeeze=False, layout='constrained')
+    fig,axs = plt.subplots(len(studies), 3, figsize=(7.5,2.6*len(studies)), dpi=66, squeeze=False, layout='constrained')
     for row,study in zip(axs, studies):
         volumes = cohort.volumes(study)
         for ax,kind in zip(row, SERIES_TYPES):
