@@ -275,20 +275,22 @@ class _Slice(NamedTuple):
     uid:str # Its own UID: two files with the same one are copies
 
 # %% ../nbs/01_volume.ipynb #c0067
-def _numbers(values, n):
-    values = [float(x) for x in values]
-    if len(values)!=n: raise ValueError
-    return values
+@lru_cache(4096) # the same for all slices of a stack
+def _steps(orientation, spacing):
+    "Row step and column step in mm, or None if they cannot be."
+    across,down = orientation[:3],orientation[3:]
+    a,d = math.hypot(*across),math.hypot(*down)
+    fine = abs(a-1)<.01 and abs(d-1)<.01 and abs(sum(x*y for x,y in zip(across,down)))<.01 and all(0<x<1e3 for x in spacing) # NaN is never less
+    return (tuple(spacing[0]*x/d for x in down), tuple(spacing[1]*x/a for x in across)) if fine else None
 
 def _geometry(position, orientation, spacing):
     "Position, row step and column step, LPS mm."
-    try: p,o,s = (_numbers(x,n) for x,n in ((position,3),(orientation,6),(spacing,2)))
-    except (TypeError, ValueError): raise ValueError("no position, orientation or pixel spacing in the header") from None
-    across,down = o[:3],o[3:]
-    a,d = math.hypot(*across),math.hypot(*down)
-    fine = abs(a-1)<.01 and abs(d-1)<.01 and abs(sum(x*y for x,y in zip(across,down)))<.01 and all(abs(x)<1e5 for x in p) and all(0<x<1e3 for x in s)
-    if not fine: raise ValueError("impossible position, orientation or pixel spacing in the header") # NaN is caught: it is never less
-    return tuple(p), tuple(s[0]*x/d for x in down), tuple(s[1]*x/a for x in across)
+    try: p,o,s = (tuple(map(float,x)) for x in (position,orientation,spacing))
+    except (TypeError, ValueError): p = ()
+    if not p or (len(p),len(o),len(s))!=(3,6,2): raise ValueError("no position, orientation or pixel spacing in the header")
+    steps = _steps(o, s)
+    if steps is None or not all(abs(x)<1e5 for x in p): raise ValueError("impossible position, orientation or pixel spacing in the header")
+    return p,*steps
 
 # %% ../nbs/01_volume.ipynb #c0069
 def _entries(ds, frame):
@@ -789,7 +791,7 @@ def _load_study(stamp, path):
 # %% ../nbs/01_volume.ipynb #c0144
 @cache
 def _reading_code(): return repr((_WANTED, pydicom.__version__))+code_version(_walk, _value, _plain_header, _plain_slices, _pydicom_slices, _checked, _slices,
-    _described, _geometry, _numbers, _entries, _grouped, _passes, _runs, _filled, _true_values, _stack, _sense, _bridged, _stacks, read_dicom)
+    _described, _geometry, _steps, _entries, _grouped, _passes, _runs, _filled, _true_values, _stack, _sense, _bridged, _stacks, read_dicom)
 
 def _stamp(folders):
     "A fingerprint of the source files of a study and of the code that reads them."

@@ -540,7 +540,7 @@ def test_killed_while_caching(study, tmp_path):
         if (cache/kept.name).exists(): assert (cache/kept.name).read_bytes()==want
         assert same(read_study(study, cache), read_study(study, tmp_path/'calm')) and (cache/kept.name).read_bytes()==want
         (cache/kept.name).unlink()
-    assert killed==int(os.environ.get('LUMBAR_KILLS', 8))
+    assert killed==int(os.environ.get('LUMBAR_KILLS', 8)) and (killed<50 or list(cache.glob('.*.tmp-*'))), "of 50 some must have been hit while they wrote"
     left = cache/f'.{kept.name}.tmp-1-abc'; left.write_bytes(want[:99]); os.utime(left, (1,1)); fresh = cache/f'.{kept.name}.tmp-2-abc'; fresh.write_bytes(b'')
     module._swept.cache_clear(); read_study(study, cache)
     assert not left.exists() and fresh.exists() and (cache/kept.name).read_bytes()==want
