@@ -518,10 +518,13 @@ def _files(path):
     if not names: raise InputError("the folder holds no files", path, "give the folder of one DICOM series")
     return [path/n for n in names]
 
+_FOR_NOW = 'cannot be opened at present' # A reason that may pass, so that it is not kept in the cache
+
 def _reason(e):
     "Why a file could not be read, in a few words."
     if isinstance(e, pydicom.errors.InvalidDicomError): return 'not a DICOM file'
     if isinstance(e, (AttributeError,KeyError,EOFError)): return 'incomplete DICOM header'
+    if isinstance(e, OSError): return f"{_FOR_NOW} ({e.strerror or type(e).__name__})"
     if isinstance(e, MemoryError): return 'the pixels need more memory than a picture can'
     return ' '.join(str(e).split(' - ')[0].split())[:160] or type(e).__name__
 
@@ -726,7 +729,7 @@ def write_image(
     "Write a volume as an image file."
     path = Path(path)
     suffix = _suffix(path)
-    if suffix is None: raise InputError("not an image file's name", path.name, "end it in .mha or .nii.gz")
+    if suffix in (None,'.mhd'): raise InputError("not an image file's name", path.name, "end it in .mha or .nii.gz")
     axes = volume.meta.get('axes') or [[0,1],[1,1],[2,1]]
     undo = [[i, axes[i][1]] for i in np.argsort([a for a,_ in axes]).tolist()]
     data,affine = _turned(volume.data, volume.affine, undo)
@@ -805,7 +808,7 @@ def _stamp(folders):
 @cache
 def _swept(folder, age=3600):
     "Remove what killed runs left in a cache folder, once a process."
-    for p in Path(folder).glob('.*.tmp-*'):
+    for p in Path(folder).glob('.*tmp*'): # ours, and those that safetensors makes while it writes
         try: p.unlink() if time.time()-p.stat().st_mtime>age else None
         except OSError: pass
 
@@ -826,7 +829,8 @@ def read_study(
     if found is not None: return found
     found = [_tried(f) for f in folders]
     for v in (v for vs in found if isinstance(vs,list) for v in vs): v.data.flags.writeable = False
-    try: _swept(kept_in); _save_study(found, stamp, kept)
+    passing = any(_FOR_NOW in text for vs in found for text in ([str(vs)] if isinstance(vs,InputError) else vs[0].meta['problems']))
+    try: _swept(kept_in); None if passing else _save_study(found, stamp, kept)
     except (InputError, OSError, SafetensorError) as e: log.warning("volumes are not cached: %s", e)
     return found
 
