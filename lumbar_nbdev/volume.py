@@ -334,9 +334,12 @@ def _pydicom_slices(path):
     "The slices of any DICOM file, decoded."
     ds = pydicom.dcmread(path)
     if 'PixelData' not in ds: raise ValueError("no pixel data; the file is incomplete or no image")
-    dtype = _checked(ds)
+    dtype,count = _checked(ds),int(ds.get('NumberOfFrames') or 1)
+    need = count*ds.Rows*ds.Columns*int(dtype[2:])
+    if not ds.file_meta.TransferSyntaxUID.is_compressed and not need<=len(ds.PixelData)<=need+1: raise ValueError(f"{len(ds.PixelData)} bytes of pixels where the header promises {need}")
     frames = ds.pixel_array.astype(dtype, copy=False).reshape(-1, ds.Rows, ds.Columns)
-    return [_described(ds, i, len(frames), pixels, dtype, path.stem) for i,pixels in enumerate(frames)]
+    if len(frames)!=count: raise ValueError(f"{len(frames)} frames where the header promises {count}")
+    return [_described(ds, i, count, pixels, dtype, path.stem) for i,pixels in enumerate(frames)]
 
 # %% ../nbs/01_volume.ipynb #c0130
 _MEMORY,_SECONDS,_START = 4<<30,30,20 # What decoding one file may take in bytes and seconds (a second more for each 100 kB), and the child's start in seconds
@@ -351,6 +354,7 @@ def _limits(seconds, memory):
 
 def _seconds(path): return _SECONDS+os.path.getsize(path)/1e5
 
+# %% ../nbs/01_volume.ipynb #c0155
 def _decode_files(memory):
     "The child: for each file named on standard input, its slices or the reason why not."
     answer = os.fdopen(os.dup(1), 'wb'); os.dup2(os.open(os.devnull, os.O_WRONLY), 1); os.dup2(1, 2) # decoders print
@@ -433,7 +437,7 @@ def _grouped(slices):
 # %% ../nbs/01_volume.ipynb #c0075
 def _passes(group, normal, notes):
     "Slices sorted along their normal; one list for each pass over the same positions."
-    known = list({s.uid: s for s in group[::-1] if s.uid[0]!='/'}.values())[::-1]+[s for s in group if s.uid[0]=='/']
+    known = list({s.uid if s.uid[0]!='/' else id(s): s for s in group[::-1]}.values())[::-1] # a slice without a UID is no copy
     if len(known)<len(group): notes.append(f"{len(group)-len(known)} of {len(group)} files are copies of others and were dropped")
     heights = np.array([s.position for s in known]) @ normal
     order = sorted(range(len(known)), key=lambda i: (round(heights[i],3), known[i].instance))
@@ -444,7 +448,7 @@ def _passes(group, normal, notes):
     if len(times)==1 and len(at)>1:
         if times!={1}: notes.append(f"every position is met {max(times)} times; each pass became a volume")
         return [list(p) for p in zip(*at)]
-    notes.append(f"{len(known)-len(at)} of {len(known)} slices repeat another slice's position and were dropped") if len(known)>len(at) else None
+    if len(known)>len(at): notes.append(f"{len(known)-len(at)} of {len(known)} slices repeat another slice's position and were dropped")
     return [[a[0] for a in at]]
 
 # %% ../nbs/01_volume.ipynb #c0136
@@ -539,6 +543,7 @@ def _stacks(slices, problems):
         problems += notes
     return sorted(volumes, key=lambda v: -v.data.size)
 
+# %% ../nbs/01_volume.ipynb #c0156
 def read_dicom(
     path # A series folder, one file, or a list of files
 )->list: # One `Volume` for each stack, most voxels first; `InputError` if nothing is readable
@@ -635,22 +640,6 @@ def _meta_voxels(path, h, end):
     if not re.fullmatch(r'\w[\w.+ -]*', name) or beside.is_symlink() or not beside.is_file(): raise ValueError("ElementDataFile leads to no file in the image's own folder")
     return beside.read_bytes()
 
-def _read_meta(path):
-    "Array and affine of a MetaImage, its axes as in the file."
-    with open(path, 'rb') as f: h,end = _meta_header(f.read(1<<16))
-    size,spacing,origin,turn = _meta_geometry(h)
-    usual = dict(NDims='3', BinaryData='True', ElementNumberOfChannels='1', HeaderSize='0')
-    for key,value in usual.items():
-        if h.get(key,value)!=value: raise ValueError(f"{key} is not {value}")
-    if h.get('ElementType') not in _TYPES: raise ValueError(f"an ElementType that is no number")
-    msb = h.get('BinaryDataByteOrderMSB', h.get('ElementByteOrderMSB','False'))
-    dtype,raw = np.dtype('<>'[msb=='True']+_TYPES[h['ElementType']]),_meta_voxels(path, h, end)
-    need = math.prod(size)*dtype.itemsize
-    if h.get('CompressedData')=='True': raw = _unpacked(raw, need)
-    if len(raw)!=need: raise ValueError(f"{len(raw)} bytes of voxels where the header promises {need}")
-    steps = turn*spacing[:,None]
-    return np.frombuffer(raw, dtype).reshape(size[::-1]).astype(dtype.newbyteorder('='), copy=False), make_affine(origin, *steps[::-1])
-
 def _unpacked(raw, need):
     "Exactly `need` bytes out of a zlib stream."
     if need>1100*len(raw): raise ValueError("the header promises more voxels than the file can hold")
@@ -659,6 +648,23 @@ def _unpacked(raw, need):
     except zlib.error: raise ValueError("the packed voxels are damaged") from None
     if not unpack.eof: raise ValueError("the packed voxels are cut off or too many")
     return data
+
+# %% ../nbs/01_volume.ipynb #c0153
+def _read_meta(path):
+    "Array and affine of a MetaImage, its axes as in the file."
+    with open(path, 'rb') as f: h,end = _meta_header(f.read(1<<16))
+    size,spacing,origin,turn = _meta_geometry(h)
+    usual = dict(NDims='3', BinaryData='True', ElementNumberOfChannels='1', HeaderSize='0')
+    for key,value in usual.items():
+        if h.get(key,value)!=value: raise ValueError(f"{key} is not {value}")
+    if h.get('ElementType') not in _TYPES: raise ValueError("an ElementType that is no number")
+    msb = h.get('BinaryDataByteOrderMSB', h.get('ElementByteOrderMSB','False'))
+    dtype,raw = np.dtype('<>'[msb=='True']+_TYPES[h['ElementType']]),_meta_voxels(path, h, end)
+    need = math.prod(size)*dtype.itemsize
+    if h.get('CompressedData')=='True': raw = _unpacked(raw, need)
+    if len(raw)!=need: raise ValueError(f"{len(raw)} bytes of voxels where the header promises {need}")
+    steps = turn*spacing[:,None]
+    return np.frombuffer(raw, dtype).reshape(size[::-1]).astype(dtype.newbyteorder('='), copy=False), make_affine(origin, *steps[::-1])
 
 # %% ../nbs/01_volume.ipynb #c0149
 def _check_nifti(path):
@@ -834,6 +840,7 @@ def read_study(
     except (InputError, OSError, SafetensorError) as e: log.warning("volumes are not cached: %s", e)
     return found
 
+# %% ../nbs/01_volume.ipynb #c0154
 def read_series(
     path, # A series folder or one DICOM file
     cache=None # As for `read_study`

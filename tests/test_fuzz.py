@@ -4,7 +4,7 @@ import pydicom,pytest
 from fuzz import Fuzzer
 from lumbar_nbdev.core import log
 
-FOUND = [(0,760), (0,2972), (1,1068), (1,1350), (1,2047), (1,3261), (1,7467), (1,20056)] # Seed and number of files that were once read wrong
+FOUND = [(0,760), (0,2972), (1,1068), (1,1350), (1,2047), (1,3261), (1,7467), (1,20056), (2,23542)] # Seed and number of files that were once read wrong
 
 @pytest.fixture(autouse=True)
 def _quiet():
