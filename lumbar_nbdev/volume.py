@@ -427,7 +427,7 @@ def _grouped(slices):
     "Slices of equal series, orientation, pixel size and matrix together."
     groups = []
     for s in slices:
-        kind,steps = (s.series,s.shape,s.dtype,s.bits,s.inverted),s.row_step+s.column_step
+        kind,steps = (s.series,s.shape,s.dtype),s.row_step+s.column_step
         near = .002*math.hypot(*s.row_step)
         group = next((g for k,other,g in groups if k==kind and (other==steps or max(abs(a-b) for a,b in zip(steps,other))<near)), None)
         if group is None: groups.append((kind, steps, [s]))
@@ -475,12 +475,17 @@ def _filled(run):
             if f.readinto(out)!=out.nbytes: raise InputError("a file changed while it was read", path, "run again")
     return data.astype(data.dtype.newbyteorder('='), copy=False)
 
-def _true_values(data, run):
-    "Stored numbers as true values: unused bits cleared, small is dark, rescaled."
-    s,spare = run[0],data.dtype.itemsize*8-run[0].bits
-    signed = data.dtype.kind=='i'
+def _clean(data, s):
+    "Clear the unused bits of stored numbers and make small ones dark, in place."
+    spare,signed = data.dtype.itemsize*8-s.bits,data.dtype.kind=='i'
     if spare and (data.max()>>(s.bits-signed) or signed and data.min()<-(1<<s.bits-1)): data <<= spare; data >>= spare
     if s.inverted: np.subtract(-1 if signed else (1<<s.bits)-1, data, out=data)
+
+def _true_values(data, run):
+    "Stored numbers as true values: cleaned and rescaled."
+    if len({(s.bits,s.inverted) for s in run})==1: _clean(data, run[0])
+    else:
+        for pixels,s in zip(data, run): _clean(pixels, s)
     if all(s.slope==1 and s.intercept==0 for s in run): return data if data.dtype in (np.uint8,np.uint16,np.int16) else data.astype(np.float32)
     return np.stack([(pixels*s.slope+s.intercept).astype(np.float32) for pixels,s in zip(data, run)])
 
@@ -800,7 +805,7 @@ def _load_study(stamp, path):
 # %% ../nbs/01_volume.ipynb #c0144
 @cache
 def _reading_code(): return repr((_WANTED, pydicom.__version__))+code_version(_walk, _value, _plain_header, _plain_slices, _pydicom_slices, _checked, _slices,
-    _described, _geometry, _steps, _entries, _grouped, _passes, _runs, _filled, _true_values, _stack, _sense, _bridged, _stacks, read_dicom)
+    _described, _geometry, _steps, _entries, _grouped, _passes, _runs, _filled, _clean, _true_values, _stack, _sense, _bridged, _stacks, read_dicom)
 
 def _stamp(folders):
     "A fingerprint of the source files of a study and of the code that reads them."

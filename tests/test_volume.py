@@ -318,6 +318,12 @@ def test_unused_bits_are_cleared(tmp_path):
         dirty = Volume((clean.data.view(np.uint16)&0x0fff|0xa000).view(f'{kind}2'), v.affine)
         assert np.array_equal(read_dicom(write_series(tmp_path/kind, dirty, BitsStored=12, HighBit=11))[0].data, clean.data)
 
+def test_slices_may_differ_in_bits_and_polarity(tmp_path):
+    v = sagittal()
+    for k in range(5): write_slice(tmp_path/f's/{k}.dcm', v if k%2 else Volume(4095-v.data, v.affine), k, PhotometricInterpretation=f'MONOCHROME{1+k%2}', BitsStored=12 if k!=3 else 16, HighBit=11 if k!=3 else 15)
+    back, = read_dicom(tmp_path/'s')
+    assert np.array_equal(back.data, v.data)
+
 def test_each_slice_has_its_own_rescaling(tmp_path):
     v = sagittal()
     for k in range(5): write_slice(tmp_path/f's/{k}.dcm', v, k, RescaleSlope=str(1+k/2), RescaleIntercept=str(-k))
