@@ -236,7 +236,7 @@ def _walk(head):
 def _value(raw, kind):
     "An element's value: a whole number, a decimal or several, or text."
     if kind==b'US': return _SHORT(raw)[0]
-    text = raw.decode('ascii').strip(' \0')
+    text = raw.decode('ascii').rstrip(' \0').lstrip(' ')
     if kind in (b'UI',b'CS') or not text: return text or None
     if kind==b'IS': return int(text)
     return tuple(float(x) for x in text.split('\\')) if '\\' in text else float(text)
