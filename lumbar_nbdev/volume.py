@@ -620,7 +620,7 @@ def _meta_header(head):
     "The entries of a MetaImage header as text, and where the header ends."
     end = re.search(rb'(?:^|\n)ElementDataFile[ \t]*=[^\n]*\n', head)
     if not end: raise ValueError("no header of a MetaImage")
-    lines = [l for l in head[:end.end()].decode('ascii').splitlines() if l.strip()]
+    lines = [l for l in head[:end.end()].decode('ascii').split('\n') if l.strip()]
     entries = [[x.strip() for x in l.split('=',1)] for l in lines]
     if any(len(e)!=2 for e in entries) or len({k for k,_ in entries})<len(entries): raise ValueError("a header line that is no entry, or given twice")
     return dict(entries),end.end()
