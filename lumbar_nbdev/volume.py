@@ -236,7 +236,7 @@ def _walk(head):
 def _value(raw, kind):
     "An element's value: a whole number, a decimal or several, or text."
     if kind==b'US': return _SHORT(raw)[0]
-    text = raw.decode('ascii').strip(' \0')
+    text = raw.decode('ascii').rstrip(' \0').lstrip(' ')
     if kind in (b'UI',b'CS') or not text: return text or None
     if kind==b'IS': return int(text)
     return tuple(float(x) for x in text.split('\\')) if '\\' in text else float(text)
@@ -275,20 +275,22 @@ class _Slice(NamedTuple):
     uid:str # Its own UID: two files with the same one are copies
 
 # %% ../nbs/01_volume.ipynb #c0067
-def _numbers(values, n):
-    values = [float(x) for x in values]
-    if len(values)!=n: raise ValueError
-    return values
+@lru_cache(4096) # the same for all slices of a stack
+def _steps(orientation, spacing):
+    "Row step and column step in mm, or None if they cannot be."
+    across,down = orientation[:3],orientation[3:]
+    a,d = math.hypot(*across),math.hypot(*down)
+    fine = abs(a-1)<.01 and abs(d-1)<.01 and abs(sum(x*y for x,y in zip(across,down)))<.01 and all(0<x<1e3 for x in spacing) # NaN is never less
+    return (tuple(spacing[0]*x/d for x in down), tuple(spacing[1]*x/a for x in across)) if fine else None
 
 def _geometry(position, orientation, spacing):
     "Position, row step and column step, LPS mm."
-    try: p,o,s = (_numbers(x,n) for x,n in ((position,3),(orientation,6),(spacing,2)))
-    except (TypeError, ValueError): raise ValueError("no position, orientation or pixel spacing in the header") from None
-    across,down = o[:3],o[3:]
-    a,d = math.hypot(*across),math.hypot(*down)
-    fine = abs(a-1)<.01 and abs(d-1)<.01 and abs(sum(x*y for x,y in zip(across,down)))<.01 and all(abs(x)<1e5 for x in p) and all(0<x<1e3 for x in s)
-    if not fine: raise ValueError("impossible position, orientation or pixel spacing in the header") # NaN is caught: it is never less
-    return tuple(p), tuple(s[0]*x/d for x in down), tuple(s[1]*x/a for x in across)
+    try: p,o,s = (tuple(map(float,x)) for x in (position,orientation,spacing))
+    except (TypeError, ValueError): p = ()
+    if not p or (len(p),len(o),len(s))!=(3,6,2): raise ValueError("no position, orientation or pixel spacing in the header")
+    steps = _steps(o, s)
+    if steps is None or not all(abs(x)<1e5 for x in p): raise ValueError("impossible position, orientation or pixel spacing in the header")
+    return p,*steps
 
 # %% ../nbs/01_volume.ipynb #c0069
 def _entries(ds, frame):
@@ -332,9 +334,12 @@ def _pydicom_slices(path):
     "The slices of any DICOM file, decoded."
     ds = pydicom.dcmread(path)
     if 'PixelData' not in ds: raise ValueError("no pixel data; the file is incomplete or no image")
-    dtype = _checked(ds)
+    dtype,count = _checked(ds),int(ds.get('NumberOfFrames') or 1)
+    need = count*ds.Rows*ds.Columns*int(dtype[2:])
+    if not ds.file_meta.TransferSyntaxUID.is_compressed and not need<=len(ds.PixelData)<=need+1: raise ValueError(f"{len(ds.PixelData)} bytes of pixels where the header promises {need}")
     frames = ds.pixel_array.astype(dtype, copy=False).reshape(-1, ds.Rows, ds.Columns)
-    return [_described(ds, i, len(frames), pixels, dtype, path.stem) for i,pixels in enumerate(frames)]
+    if len(frames)!=count: raise ValueError(f"{len(frames)} frames where the header promises {count}")
+    return [_described(ds, i, count, pixels, dtype, path.stem) for i,pixels in enumerate(frames)]
 
 # %% ../nbs/01_volume.ipynb #c0130
 _MEMORY,_SECONDS,_START = 4<<30,30,20 # What decoding one file may take in bytes and seconds (a second more for each 100 kB), and the child's start in seconds
@@ -349,6 +354,7 @@ def _limits(seconds, memory):
 
 def _seconds(path): return _SECONDS+os.path.getsize(path)/1e5
 
+# %% ../nbs/01_volume.ipynb #c0155
 def _decode_files(memory):
     "The child: for each file named on standard input, its slices or the reason why not."
     answer = os.fdopen(os.dup(1), 'wb'); os.dup2(os.open(os.devnull, os.O_WRONLY), 1); os.dup2(1, 2) # decoders print
@@ -421,7 +427,7 @@ def _grouped(slices):
     "Slices of equal series, orientation, pixel size and matrix together."
     groups = []
     for s in slices:
-        kind,steps = (s.series,s.shape,s.dtype,s.bits,s.inverted),s.row_step+s.column_step
+        kind,steps = (s.series,s.shape,s.dtype),s.row_step+s.column_step
         near = .002*math.hypot(*s.row_step)
         group = next((g for k,other,g in groups if k==kind and (other==steps or max(abs(a-b) for a,b in zip(steps,other))<near)), None)
         if group is None: groups.append((kind, steps, [s]))
@@ -431,7 +437,7 @@ def _grouped(slices):
 # %% ../nbs/01_volume.ipynb #c0075
 def _passes(group, normal, notes):
     "Slices sorted along their normal; one list for each pass over the same positions."
-    known = list({s.uid: s for s in group[::-1] if s.uid[0]!='/'}.values())[::-1]+[s for s in group if s.uid[0]=='/']
+    known = list({s.uid if s.uid[0]!='/' else id(s): s for s in group[::-1]}.values())[::-1] # a slice without a UID is no copy
     if len(known)<len(group): notes.append(f"{len(group)-len(known)} of {len(group)} files are copies of others and were dropped")
     heights = np.array([s.position for s in known]) @ normal
     order = sorted(range(len(known)), key=lambda i: (round(heights[i],3), known[i].instance))
@@ -442,7 +448,7 @@ def _passes(group, normal, notes):
     if len(times)==1 and len(at)>1:
         if times!={1}: notes.append(f"every position is met {max(times)} times; each pass became a volume")
         return [list(p) for p in zip(*at)]
-    notes.append(f"{len(known)-len(at)} of {len(known)} slices repeat another slice's position and were dropped") if len(known)>len(at) else None
+    if len(known)>len(at): notes.append(f"{len(known)-len(at)} of {len(known)} slices repeat another slice's position and were dropped")
     return [[a[0] for a in at]]
 
 # %% ../nbs/01_volume.ipynb #c0136
@@ -469,12 +475,17 @@ def _filled(run):
             if f.readinto(out)!=out.nbytes: raise InputError("a file changed while it was read", path, "run again")
     return data.astype(data.dtype.newbyteorder('='), copy=False)
 
-def _true_values(data, run):
-    "Stored numbers as true values: unused bits cleared, small is dark, rescaled."
-    s,spare = run[0],data.dtype.itemsize*8-run[0].bits
-    signed = data.dtype.kind=='i'
+def _clean(data, s):
+    "Clear the unused bits of stored numbers and make small ones dark, in place."
+    spare,signed = data.dtype.itemsize*8-s.bits,data.dtype.kind=='i'
     if spare and (data.max()>>(s.bits-signed) or signed and data.min()<-(1<<s.bits-1)): data <<= spare; data >>= spare
     if s.inverted: np.subtract(-1 if signed else (1<<s.bits)-1, data, out=data)
+
+def _true_values(data, run):
+    "Stored numbers as true values: cleaned and rescaled."
+    if len({(s.bits,s.inverted) for s in run})==1: _clean(data, run[0])
+    else:
+        for pixels,s in zip(data, run): _clean(pixels, s)
     if all(s.slope==1 and s.intercept==0 for s in run): return data if data.dtype in (np.uint8,np.uint16,np.int16) else data.astype(np.float32)
     return np.stack([(pixels*s.slope+s.intercept).astype(np.float32) for pixels,s in zip(data, run)])
 
@@ -516,10 +527,13 @@ def _files(path):
     if not names: raise InputError("the folder holds no files", path, "give the folder of one DICOM series")
     return [path/n for n in names]
 
+_FOR_NOW = 'cannot be opened at present' # A reason that may pass, so that it is not kept in the cache
+
 def _reason(e):
     "Why a file could not be read, in a few words."
     if isinstance(e, pydicom.errors.InvalidDicomError): return 'not a DICOM file'
     if isinstance(e, (AttributeError,KeyError,EOFError)): return 'incomplete DICOM header'
+    if isinstance(e, OSError): return f"{_FOR_NOW} ({e.strerror or type(e).__name__})"
     if isinstance(e, MemoryError): return 'the pixels need more memory than a picture can'
     return ' '.join(str(e).split(' - ')[0].split())[:160] or type(e).__name__
 
@@ -534,6 +548,7 @@ def _stacks(slices, problems):
         problems += notes
     return sorted(volumes, key=lambda v: -v.data.size)
 
+# %% ../nbs/01_volume.ipynb #c0156
 def read_dicom(
     path # A series folder, one file, or a list of files
 )->list: # One `Volume` for each stack, most voxels first; `InputError` if nothing is readable
@@ -605,7 +620,7 @@ def _meta_header(head):
     "The entries of a MetaImage header as text, and where the header ends."
     end = re.search(rb'(?:^|\n)ElementDataFile[ \t]*=[^\n]*\n', head)
     if not end: raise ValueError("no header of a MetaImage")
-    lines = [l for l in head[:end.end()].decode('ascii').splitlines() if l.strip()]
+    lines = [l for l in head[:end.end()].decode('ascii').split('\n') if l.strip()]
     entries = [[x.strip() for x in l.split('=',1)] for l in lines]
     if any(len(e)!=2 for e in entries) or len({k for k,_ in entries})<len(entries): raise ValueError("a header line that is no entry, or given twice")
     return dict(entries),end.end()
@@ -630,22 +645,6 @@ def _meta_voxels(path, h, end):
     if not re.fullmatch(r'\w[\w.+ -]*', name) or beside.is_symlink() or not beside.is_file(): raise ValueError("ElementDataFile leads to no file in the image's own folder")
     return beside.read_bytes()
 
-def _read_meta(path):
-    "Array and affine of a MetaImage, its axes as in the file."
-    with open(path, 'rb') as f: h,end = _meta_header(f.read(1<<16))
-    size,spacing,origin,turn = _meta_geometry(h)
-    usual = dict(NDims='3', BinaryData='True', ElementNumberOfChannels='1', HeaderSize='0')
-    for key,value in usual.items():
-        if h.get(key,value)!=value: raise ValueError(f"{key} is not {value}")
-    if h.get('ElementType') not in _TYPES: raise ValueError(f"an ElementType that is no number")
-    msb = h.get('BinaryDataByteOrderMSB', h.get('ElementByteOrderMSB','False'))
-    dtype,raw = np.dtype('<>'[msb=='True']+_TYPES[h['ElementType']]),_meta_voxels(path, h, end)
-    need = math.prod(size)*dtype.itemsize
-    if h.get('CompressedData')=='True': raw = _unpacked(raw, need)
-    if len(raw)!=need: raise ValueError(f"{len(raw)} bytes of voxels where the header promises {need}")
-    steps = turn*spacing[:,None]
-    return np.frombuffer(raw, dtype).reshape(size[::-1]).astype(dtype.newbyteorder('='), copy=False), make_affine(origin, *steps[::-1])
-
 def _unpacked(raw, need):
     "Exactly `need` bytes out of a zlib stream."
     if need>1100*len(raw): raise ValueError("the header promises more voxels than the file can hold")
@@ -654,6 +653,23 @@ def _unpacked(raw, need):
     except zlib.error: raise ValueError("the packed voxels are damaged") from None
     if not unpack.eof: raise ValueError("the packed voxels are cut off or too many")
     return data
+
+# %% ../nbs/01_volume.ipynb #c0153
+def _read_meta(path):
+    "Array and affine of a MetaImage, its axes as in the file."
+    with open(path, 'rb') as f: h,end = _meta_header(f.read(1<<16))
+    size,spacing,origin,turn = _meta_geometry(h)
+    usual = dict(NDims='3', BinaryData='True', ElementNumberOfChannels='1', HeaderSize='0')
+    for key,value in usual.items():
+        if h.get(key,value)!=value: raise ValueError(f"{key} is not {value}")
+    if h.get('ElementType') not in _TYPES: raise ValueError("an ElementType that is no number")
+    msb = h.get('BinaryDataByteOrderMSB', h.get('ElementByteOrderMSB','False'))
+    dtype,raw = np.dtype('<>'[msb=='True']+_TYPES[h['ElementType']]),_meta_voxels(path, h, end)
+    need = math.prod(size)*dtype.itemsize
+    if h.get('CompressedData')=='True': raw = _unpacked(raw, need)
+    if len(raw)!=need: raise ValueError(f"{len(raw)} bytes of voxels where the header promises {need}")
+    steps = turn*spacing[:,None]
+    return np.frombuffer(raw, dtype).reshape(size[::-1]).astype(dtype.newbyteorder('='), copy=False), make_affine(origin, *steps[::-1])
 
 # %% ../nbs/01_volume.ipynb #c0149
 def _check_nifti(path):
@@ -724,7 +740,7 @@ def write_image(
     "Write a volume as an image file."
     path = Path(path)
     suffix = _suffix(path)
-    if suffix is None: raise InputError("not an image file's name", path.name, "end it in .mha or .nii.gz")
+    if suffix in (None,'.mhd'): raise InputError("not an image file's name", path.name, "end it in .mha or .nii.gz")
     axes = volume.meta.get('axes') or [[0,1],[1,1],[2,1]]
     undo = [[i, axes[i][1]] for i in np.argsort([a for a,_ in axes]).tolist()]
     data,affine = _turned(volume.data, volume.affine, undo)
@@ -789,7 +805,7 @@ def _load_study(stamp, path):
 # %% ../nbs/01_volume.ipynb #c0144
 @cache
 def _reading_code(): return repr((_WANTED, pydicom.__version__))+code_version(_walk, _value, _plain_header, _plain_slices, _pydicom_slices, _checked, _slices,
-    _described, _geometry, _numbers, _entries, _grouped, _passes, _runs, _filled, _true_values, _stack, _sense, _bridged, _stacks, read_dicom)
+    _described, _geometry, _steps, _entries, _grouped, _passes, _runs, _filled, _clean, _true_values, _stack, _sense, _bridged, _stacks, read_dicom)
 
 def _stamp(folders):
     "A fingerprint of the source files of a study and of the code that reads them."
@@ -803,7 +819,7 @@ def _stamp(folders):
 @cache
 def _swept(folder, age=3600):
     "Remove what killed runs left in a cache folder, once a process."
-    for p in Path(folder).glob('.*.tmp-*'):
+    for p in Path(folder).glob('.*tmp*'): # ours, and those that safetensors makes while it writes
         try: p.unlink() if time.time()-p.stat().st_mtime>age else None
         except OSError: pass
 
@@ -824,10 +840,12 @@ def read_study(
     if found is not None: return found
     found = [_tried(f) for f in folders]
     for v in (v for vs in found if isinstance(vs,list) for v in vs): v.data.flags.writeable = False
-    try: _swept(kept_in); _save_study(found, stamp, kept)
+    passing = any(_FOR_NOW in text for vs in found for text in ([str(vs)] if isinstance(vs,InputError) else vs[0].meta['problems']))
+    try: _swept(kept_in); None if passing else _save_study(found, stamp, kept)
     except (InputError, OSError, SafetensorError) as e: log.warning("volumes are not cached: %s", e)
     return found
 
+# %% ../nbs/01_volume.ipynb #c0154
 def read_series(
     path, # A series folder or one DICOM file
     cache=None # As for `read_study`

@@ -154,7 +154,9 @@ def mutated_meta(rng, data):
 
 def wrong_dicom(path, volumes):
     "How the volumes of a file differ from what pydicom finds in it, or ''."
-    ds = pydicom.dcmread(path)
+    pydicom.config.convert_wrong_length_to_UN = True # a broken length of the file's own header says nothing about the picture
+    try: ds = pydicom.dcmread(path); ds.file_meta.get('FileMetaInformationGroupLength')
+    finally: pydicom.config.convert_wrong_length_to_UN = False
     frames = int(ds.get('NumberOfFrames') or len(ds.get('PerFrameFunctionalGroupsSequence') or [0]))
     def find(i, group, name):
         for holder in (ds.get('PerFrameFunctionalGroupsSequence'), ds.get('SharedFunctionalGroupsSequence')):

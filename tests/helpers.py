@@ -2,12 +2,14 @@
 import csv,io,os,signal,sys
 from multiprocessing import get_context
 from pathlib import Path
+from threading import RLock
 import numpy as np
 import pandas as pd
 import pydicom,pytest
 import SimpleITK as sitk
 from pydicom.dataset import FileDataset,FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian,MRImageStorage,generate_uid
+from tqdm import tqdm
 from lumbar_nbdev.core import *
 from lumbar_nbdev.volume import *
 
@@ -32,6 +34,7 @@ def forked(work, *args):
     p = get_context('fork').Process(target=_in_session, args=(work,*args)); p.start()
     return p
 def _in_session(work, *args):
+    tqdm.set_lock(RLock()) # A lock shared with the parent would stay locked when this process is killed
     os.setsid(); signal.signal(signal.SIGINT, signal.default_int_handler); sys.stdout = sys.stderr = open(os.devnull,'w'); work(*args)
 
 def rotated(rng, degrees=20):

@@ -318,6 +318,12 @@ def test_unused_bits_are_cleared(tmp_path):
         dirty = Volume((clean.data.view(np.uint16)&0x0fff|0xa000).view(f'{kind}2'), v.affine)
         assert np.array_equal(read_dicom(write_series(tmp_path/kind, dirty, BitsStored=12, HighBit=11))[0].data, clean.data)
 
+def test_slices_may_differ_in_bits_and_polarity(tmp_path):
+    v = sagittal()
+    for k in range(5): write_slice(tmp_path/f's/{k}.dcm', v if k%2 else Volume(4095-v.data, v.affine), k, PhotometricInterpretation=f'MONOCHROME{1+k%2}', BitsStored=12 if k!=3 else 16, HighBit=11 if k!=3 else 15)
+    back, = read_dicom(tmp_path/'s')
+    assert np.array_equal(back.data, v.data)
+
 def test_each_slice_has_its_own_rescaling(tmp_path):
     v = sagittal()
     for k in range(5): write_slice(tmp_path/f's/{k}.dcm', v, k, RescaleSlope=str(1+k/2), RescaleIntercept=str(-k))
@@ -530,7 +536,7 @@ def test_no_damaged_byte_is_believed(study, tmp_path, at):
 
 def test_killed_while_caching(study, tmp_path):
     "A process killed at a random moment leaves no file that is believed, and the next run ends as an undisturbed one."
-    read_study(study, tmp_path/'calm'); kept = next((tmp_path/'calm').iterdir()); want = kept.read_bytes(); cache = tmp_path/'cache'
+    write_series(study[1], sagittal((20,400,400)), uid='1.2.3'); read_study(study, tmp_path/'calm'); kept = next((tmp_path/'calm').iterdir()); want = kept.read_bytes(); cache = tmp_path/'cache'
     rng,killed = np.random.default_rng(0),0
     for _ in range(int(os.environ.get('LUMBAR_KILLS', 8))):
         pid = os.fork()
@@ -540,10 +546,10 @@ def test_killed_while_caching(study, tmp_path):
         if (cache/kept.name).exists(): assert (cache/kept.name).read_bytes()==want
         assert same(read_study(study, cache), read_study(study, tmp_path/'calm')) and (cache/kept.name).read_bytes()==want
         (cache/kept.name).unlink()
-    assert killed==int(os.environ.get('LUMBAR_KILLS', 8))
-    left = cache/f'.{kept.name}.tmp-1-abc'; left.write_bytes(want[:99]); os.utime(left, (1,1)); fresh = cache/f'.{kept.name}.tmp-2-abc'; fresh.write_bytes(b'')
+    assert killed==int(os.environ.get('LUMBAR_KILLS', 8)) and (killed<50 or list(cache.glob('.*tmp*'))), "of 50 some must have been hit while they wrote"
+    left = cache/'.tmpabc123'; left.write_bytes(want[:99]); [os.utime(p, (1,1)) for p in cache.glob('.*tmp*')]; fresh = cache/f'.{kept.name}.tmp-2-abc'; fresh.write_bytes(b'')
     module._swept.cache_clear(); read_study(study, cache)
-    assert not left.exists() and fresh.exists() and (cache/kept.name).read_bytes()==want
+    assert sorted(p.name for p in cache.iterdir())==sorted([fresh.name,kept.name]) and (cache/kept.name).read_bytes()==want
 
 def test_two_writers_at_once(study, tmp_path):
     want,pids = read_study(study, tmp_path/'calm'),[]
@@ -552,6 +558,17 @@ def test_two_writers_at_once(study, tmp_path):
         if not pid: os._exit(0 if all(same(read_study(study, tmp_path/'cache'), want) for _ in range(4)) else 1)
         pids.append(pid)
     assert [os.waitpid(p,0)[1] for p in pids]==[0]*4 and [p.name for p in (tmp_path/'cache').iterdir()]==[p.name for p in (tmp_path/'calm').iterdir()]
+
+def test_a_file_that_cannot_be_opened_for_now_is_tried_again(study, tmp_path, monkeypatch):
+    slices = module._slices
+    def failing(path):
+        if path.name=='3.dcm': raise PermissionError(13, 'Permission denied')
+        return slices(path)
+    monkeypatch.setattr(module, '_slices', failing)
+    found = read_study(study, tmp_path/'cache')
+    assert '3.dcm: cannot be opened at present (Permission denied)' in found[0][0].meta['problems'] and not list((tmp_path/'cache').glob('*.safetensors'))
+    monkeypatch.undo(); log.setLevel('ERROR')
+    assert read_study(study, tmp_path/'cache')[0][0].meta['problems']==[] and len(list((tmp_path/'cache').glob('*.safetensors')))==1
 
 # Image files that are not to be believed
 
