@@ -1023,7 +1023,7 @@ def write_spider(
         tr,te,*_ = getattr(study.scanner, v.meta['contrast'])
         overview.append(dict(new_file_name=f'{patient}_{kind}', num_vertebrae=int(((labels>0)&(labels<CANAL)).sum()), num_discs=int((labels>200).sum()), sex=a.sex, birth_date='', subset='validation' if a.index%5==4 else 'training',
             RepetitionTime=round(tr), EchoTime=round(te), MagneticFieldStrength=study.scanner.field, Manufacturer='lumbar_nbdev', SliceThickness=round(v.meta['thickness'],2), SeriesDescription=v.meta['series_type']))
-    return overview, [_grading(a, patient, k) for k in range(LOWEST-1, LOWEST+6) if 201+k-LOWEST+1 in labels]
+    return overview, [_grading(a, patient, k) for k in range(LOWEST-1, len(a.disc)) if 201+k-LOWEST+1 in labels]
 
 def _grading(a, patient, k):
     "A row of radiological_gradings.csv."
