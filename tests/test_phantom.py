@@ -113,12 +113,14 @@ def test_left_is_left_and_levels_go_up(study):
         k,i,j = study.mask.to_voxel([t.x_mm,t.y_mm,t.z_mm]).round().astype(int)
         assert study.mask.data[k,i-1:i+2,j-1:j+2].max()==CANAL
 
-def test_straight_and_bent_are_inverse():
-    for i in range(20):
-        curve = spine_curve(sample_anatomy(5, i)); s = np.linspace(curve.bodies[4], curve.bodies[-1], 50)
+@pytest.mark.parametrize('slipped,most', [(False,1.),(True,2.)]) # worst behind L5/S1, where the bend is sharpest; a slip shifts everything within a few mm
+def test_straight_and_bent_are_inverse_where_places_lie(slipped, most):
+    for a in (sample_anatomy(5, i) for i in range(20)):
+        curve = spine_curve(a if slipped else replace(a, slip=a.slip*0)); s = np.linspace(curve.discs[LOWEST-1], curve.bodies[-1], 50)
         for r in (-15.,0,20):
             _,y,z = bend(curve, 0, r, s); back = np.stack(straighten(curve, y, z))
-            assert np.abs(back-np.stack([np.full(50,r),s])).max()<.7
+            gap = np.abs(back-np.stack([np.full(50,r),s]))
+            assert gap.max()<most and np.median(gap)<.05
 
 def test_the_randomised_mode_changes_pictures_not_anatomy(study):
     wild = phantom_study(7, 0, randomised=True)
