@@ -133,7 +133,9 @@ class Settings:
     device:str # 'cpu' or 'cuda'
     studies:int # Most studies used of a cohort; 0 means all
     segmenter_slices:int # Slices taken from each series for training
-    segmenter_size:int # Side of the segmenter's square input, pixels, a multiple of 32
+    segmenter_phantoms:int # Phantom patients mixed into the segmenter's training
+    segmenter_neighbours:int # 1: the segmenter sees the slices on both sides too; 0: it does not
+    segmenter_size:int # Side of the segmenter's training window, pixels, a multiple of 32
     segmenter_epochs:int # Epochs of the segmenter
     segmenter_batch:int # Slices in a batch of the segmenter
     grader_pixels:int # Side of the grader's square crops, pixels, a multiple of 32
@@ -142,7 +144,7 @@ class Settings:
     baseline_epochs:int # Epochs of the plain CNN
 
 # %% ../nbs/00_core.ipynb #c0037
-_LEAST = dict(workers=1, studies=0, segmenter_slices=1, segmenter_epochs=1, segmenter_batch=1, grader_epochs=1, grader_batch=1, baseline_epochs=1, seed=0)
+_LEAST = dict(workers=1, studies=0, segmenter_slices=1, segmenter_phantoms=1, segmenter_neighbours=0, segmenter_epochs=1, segmenter_batch=1, grader_epochs=1, grader_batch=1, baseline_epochs=1, seed=0)
 
 def _setting(key, kind, text, where):
     "One value of the settings file, converted and checked."

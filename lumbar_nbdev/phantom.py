@@ -6,12 +6,12 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/phantom.html.md"""
 
 # %% auto #0
 __all__ = ['BODIES', 'LOWEST', 'DISCS', 'BODY_SIZES', 'DISC_HEIGHT', 'BEND', 'PFIRRMANN_CUTS', 'HEIGHT_LEFT', 'HOLLOW', 'TISSUES',
-           'MIXES', 'FORAMEN_X', 'RECESS_X', 'PAINTED', 'SHEETS', 'SEQUENCES', 'sample_wear', 'Anatomy',
+           'MIXES', 'OUTLINE', 'FORAMEN_X', 'RECESS_X', 'PAINTED', 'SHEETS', 'SEQUENCES', 'sample_wear', 'Anatomy',
            'sample_anatomy', 'Curve', 'spine_curve', 'straighten', 'bend', 'Scanner', 'spin_echo', 'tissue_signals',
            'Canvas', 'rounded', 'ellipse', 'egg', 'back_lines', 'outline', 'foramen_span', 'disc_back', 'acquire',
            'stack_affine', 'sagittal_stack', 'axial_stacks', 'scan', 'stored', 'sample_scanner', 'place_of',
-           'truth_table', 'Study', 'one_prescription', 'phantom_study', 'write_dicom', 'train_row', 'spider_pair',
-           'write_spider', 'write_cohort', 'phantom_cohort', 'slice_statistics', 'picture_statistics']
+           'truth_table', 'Study', 'one_prescription', 'sagittal_series', 'phantom_study', 'write_dicom', 'train_row',
+           'spider_pair', 'write_spider', 'write_cohort', 'phantom_cohort', 'slice_statistics', 'picture_statistics']
 
 # %% ../nbs/03_phantom.ipynb #c0003
 from concurrent.futures import ProcessPoolExecutor
@@ -323,12 +323,14 @@ def paint(self:Canvas,
     d:np.ndarray, # Signed distance to the structure's border, mm, negative inside
     tissue:str, # Name of the tissue
     label:int=None, # Mask value of what is inside; None leaves the mask alone
-    most:float=1 # Strongest covering, 0 to 1
+    most:float=1, # Strongest covering, 0 to 1
+    inset:float=0. # mm inside the border where the mask begins; what lies between belongs to nothing
 ):
     "Paint a structure over what is there, with a soft border."
     alpha = np.clip(np.float32(.5)-d/self.soft, 0, np.float32(most))
     for c,v in enumerate(self.look[tissue]): part = self.data[c][box]; part += alpha*(v-part)
-    if label is not None: self.mask[box][alpha>.5] = label
+    if label is not None: self.mask[box][alpha>.5] = 0
+    if label: self.mask[box][d<-inset] = label
 
 # %% ../nbs/03_phantom.ipynb #c0045
 def rounded(*axes): # Pairs (distance from the middle, half size), mm
@@ -440,6 +442,8 @@ def outline(
     return np.cbrt(_cube(x/width)+_cube(r/depth))
 
 # %% ../nbs/03_phantom.ipynb #c0059
+OUTLINE = .6 # mm that SPIDER's outlines of bone and disc stay inside the dark rims, so that neighbours do not touch
+
 @patch
 def paint_disc(self:Canvas,
     k:int # Number of the body below, in `BODIES`
@@ -452,7 +456,7 @@ def paint_disc(self:Canvas,
     reach = (depth*(1 if lumbar else .9)+a.bulge[k]*np.where(r>0, np.clip(1-.2*(x/width)**2,0,1), .6)*lumbar).astype(np.float32)
     rho = outline(reach, width+.5*a.bulge[k], x, r)
     flat = np.abs(s)-np.float32(g)-np.where(s>0, self.plate_depth(k+1,False,x,r,rho), self.plate_depth(k,True,x,r,rho))
-    self.paint(box, np.maximum((rho-1)*depth, flat), 'ligament', 201+k-LOWEST+1 if lumbar else 0)
+    self.paint(box, np.maximum((rho-1)*depth, flat), 'ligament', 201+k-LOWEST+1 if lumbar else 0, inset=OUTLINE)
     self.paint(box, np.maximum((rho-.9)*depth, flat+.3), 'annulus_old' if a.pfirrmann[k]>=4 else 'annulus')
     core = np.maximum((rho-.72)*depth, flat+.18*(g+1))
     self.paint(box, core, f'nucleus{a.pfirrmann[k]}')
@@ -474,7 +478,7 @@ def paint_body(self:Canvas,
     rho = outline(depth*waist+spur, width*waist+.6*spur, x, r)
     plate = np.abs(s)-np.float32(h)+np.where(up, self.plate_depth(k,True,x,r,rho), self.plate_depth(k,False,x,r,rho))
     d = np.maximum((rho-1)*depth, plate)
-    self.paint(box, d, 'cortex', k-LOWEST+1 if k>=LOWEST else 0); self.paint(box, d+.9, 'marrow')
+    self.paint(box, d, 'cortex', k-LOWEST+1 if k>=LOWEST else 0, inset=OUTLINE); self.paint(box, d+.9, 'marrow')
     for disc,beside in ((k,up),(k-1,~up)):
         if of(a.modic,disc): self.paint(box, np.maximum(np.maximum(d+1, -plate-6-.1*r), np.where(beside,-9,9)), f'modic{a.modic[disc]}')
     if k==a.haemangioma: self.paint(box, np.maximum(d+1.2, ellipse((x-4,8.),(r+3,7.),(s-1,6.5))), 'angioma')
@@ -498,7 +502,7 @@ def paint_arch(self:Canvas,
     n = np.float32(1 if k>=LOWEST else .55)
     parts.append(egg((x,3+.06*(q-w).clip(0)),(q-w-2-15*n,17*n),(s+.6*h+.3*(q-w),(.55*h+.1*(q-w).clip(0))*n))) # spinous process
     d = reduce(np.minimum, parts)
-    self.paint(box, d, 'cortex', k-LOWEST+1 if k>=LOWEST else 0); self.paint(box, d+1.1, 'marrow')
+    self.paint(box, d, 'cortex', k-LOWEST+1 if k>=LOWEST else 0, inset=OUTLINE); self.paint(box, d+1.1, 'marrow')
     joint = np.maximum(np.abs(q-16.3+.35*(ax-inner-3))-.5, rounded((ax-inner-.7*p-1,6.),(s-h-1.5,8.)))
     self.paint(box, joint, 'cartilage', most=.8)
 
@@ -872,7 +876,13 @@ def one_prescription(
     return [p if p.kind=='Axial T2' else same(p) for p in series]
 
 # %% ../nbs/03_phantom.ipynb #c0110
-def _sagittals(a, curve, plans, scanner, rng):
+def sagittal_series(
+    a:Anatomy, # The patient
+    curve:Curve, # Its centre line
+    plans:list, # `SeriesPlan`s of the sagittal series, of one prescription
+    scanner:Scanner, # The machine
+    rng:np.random.Generator # Source of chance
+)->tuple: # (list of `Volume`s; mask `Volume`, SPIDER's values, on the first one's grid)
     "The sagittal series of a study, and their mask."
     affine,shape = sagittal_stack(plans[0], rng)
     thickness,kinds = plans[0].step_mm-rng.uniform(.3,.9), {'Sagittal T1':'t1', 'Sagittal T2/STIR':'stir' if scanner.fat_suppressed else 't2'}
@@ -912,7 +922,7 @@ def phantom_study(
     plan,scanner,ids = sample_plan(rng), sample_scanner(rng, randomised), rng.integers(10_000_000, 4_290_000_000, 12)
     plans = one_prescription(plan.series)
     flat = [p for p in plans if p.kind!='Axial T2']
-    volumes,mask = _sagittals(a, curve, flat, scanner, rng)
+    volumes,mask = sagittal_series(a, curve, flat, scanner, rng)
     stacks = [[v] for v in volumes]+[_axials(a, curve, p, scanner, rng) for p in plans[len(flat):]]
     for series_id,blocks in zip(ids[1:], stacks):
         for v in blocks: v.meta.update(study_id=int(ids[0]), series_id=int(series_id))

@@ -107,10 +107,12 @@ def dice(
 def save_model(
     model:nn.Module, # The trained model
     path, # Where, without a suffix: `path.safetensors` and `path.json` are written
-    card:dict # What JSON can hold; 'kind' is needed; the version and the weights' fingerprint are added
+    card:dict, # What JSON can hold; 'kind' is needed; the version and the weights' fingerprint are added
+    half:bool=False # Floating-point weights in half precision
 )->Path: # The card's path
     "Write a model's weights and its card."
-    weights = save_tensors({k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()})
+    small = lambda v: v.half() if half and v.is_floating_point() else v
+    weights = save_tensors({k: small(v.detach().cpu()).contiguous() for k,v in model.state_dict().items()})
     card = dict(card, version=__version__, weights=hashlib.sha256(weights).hexdigest())
     with atomic_path(f'{path}.safetensors') as tmp: tmp.write_bytes(weights)
     with atomic_path(f'{path}.json') as tmp: tmp.write_text(json.dumps(card, indent=1))
