@@ -1,9 +1,9 @@
-# make demo | make test | make docs | make lab | make bench
+# make demo | make test | make docs | make lab | make bench | make weights
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs lab bench clean
+.PHONY: help demo test docs lab bench weights clean
 
 help:
 	@echo "make demo [DATA=/path/to/rsna]   the whole path, on phantoms or on a competition folder"
@@ -11,6 +11,7 @@ help:
 	@echo "make docs                        the site, in _docs/"
 	@echo "make lab                         the notebooks in JupyterLab"
 	@echo "make bench                       the benchmarks, one table each"
+	@echo "make weights SPIDER=/path        train the packaged segmenters anew, about an hour and a half"
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,11) and "lumbar_nbdev needs Python 3.11 or newer; set PYTHON=/path/to/python3")'
@@ -38,6 +39,9 @@ lab: .venv/installed
 
 bench: .venv/installed
 	@$(foreach f,$(sort $(wildcard benchmarks/*.py)),$(BIN)/python $(f) &&) echo "$(words $(wildcard benchmarks/*.py)) benchmarks run"
+
+weights: .venv/installed
+	$(BIN)/python -c 'import sys; from lumbar_nbdev.segmentation import make_weights; make_weights(sys.argv[1])' $(SPIDER)
 
 clean:
 	rm -rf $(DEMO) _proc _docs .pytest_cache

@@ -8,7 +8,7 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/segmentation.html.md"""
 __all__ = ['SIDE', 'STEPS', 'RATE', 'FINE', 'PHANTOMS', 'pick_slices', 'training_pictures', 'phantom_pictures', 'shift_mat',
            'stretch_mat', 'Tone', 'Shading', 'Blur', 'Noise', 'augmentations', 'segmenter_dls', 'SegmentationLoss',
            'ClassDice', 'segmenter_learner', 'new_network', 'Watch', 'EpochProgress', 'Checkpoint', 'fit_on', 'judge',
-           'evaluate_segmenter', 'patients_mean', 'mixed', 'teach', 'fit_segmenter', 'train_segmenter',
+           'evaluate_segmenter', 'patients_mean', 'mixed', 'teach', 'some_phantoms', 'fit_segmenter', 'train_segmenter',
            'cross_validate', 'phantom_weights', 'make_weights']
 
 # %% ../nbs/12_segmentation.ipynb #c0005
@@ -354,6 +354,13 @@ def teach(
     return fit_on(learn, run.segmenter_epochs, rate)
 
 # %% ../nbs/12_segmentation.ipynb #c0069
+def some_phantoms(
+    run:Settings # `seed`, `workers` and the `segmenter_...` sizes are used
+)->list: # Pairs
+    "The phantoms that are mixed in."
+    return phantom_pictures(range(run.segmenter_phantoms), run.seed, neighbours=bool(run.segmenter_neighbours), workers=run.workers)
+
+# %% ../nbs/12_segmentation.ipynb #c0070
 FINE = 1e-3 # highest learning rate when going on from trained weights
 
 def _pictures(data, stems, run, seed):
@@ -373,14 +380,14 @@ def fit_segmenter(
     stems:tuple, # (series to learn from, series to watch and to judge)
     run:Settings, # `seed`, `encoder`, `device`, `workers` and the `segmenter_...` sizes are used
     folder, # For the checkpoint and training.csv
-    weights=WEIGHTS # Folder of the phantom-trained weights to begin with
+    weights=WEIGHTS, # Folder of the phantom-trained weights to begin with
+    phantoms:list=None # Pairs to mix in; default: `some_phantoms`
 )->tuple: # (`Segmenter`, table of `evaluate_segmenter`); `InputError` if there are too few readable series
     "Teach a segmenter on real slices and phantoms, and judge it on patients it has not seen."
     train,valid = (_pictures(data, s, run, run.seed) for s in stems)
     if not train or not valid: raise InputError("too few readable series to train on and to hold out", data.path, "give at least two patients")
-    phantoms = phantom_pictures(range(run.segmenter_phantoms), run.seed, neighbours=bool(run.segmenter_neighbours), workers=run.workers)
     net,rate = _beginning(run, weights)
-    history = teach(net, mixed(train, phantoms, STEPS*run.segmenter_batch//2), valid, run, folder, 'training the segmenter', rate)
+    teach(net, mixed(train, phantoms or some_phantoms(run), STEPS*run.segmenter_batch//2), valid, run, folder, 'training the segmenter', rate)
     card = dict(kind='segmenter', encoder=run.encoder, neighbours=bool(run.segmenter_neighbours), labels=list(PARTS), pixel_mm=PIXEL,
                 trained_on=f'{len(stems[0])} series, {len(train)} slices, and {run.segmenter_phantoms} phantom patients', profile=run.profile)
     segmenter = Segmenter(net, card, run.device)
@@ -388,7 +395,7 @@ def fit_segmenter(
     card['dice'] = patients_mean(table)
     return segmenter,table
 
-# %% ../nbs/12_segmentation.ipynb #c0071
+# %% ../nbs/12_segmentation.ipynb #c0072
 def _some(stems, most):
     "The series of the first `most` patients; 0 means all."
     kept = list(dict.fromkeys(s.split('_')[0] for s in stems))[:most or None]
@@ -408,7 +415,7 @@ def train_segmenter(
     print(f"Dice, mean of {table.patient.nunique()} held-out patients:", ', '.join(f'{k} {segmenter.card["dice"][k]:.3f}' for k in CLASSES[1:]))
     return segmenter.card['dice']
 
-# %% ../nbs/12_segmentation.ipynb #c0073
+# %% ../nbs/12_segmentation.ipynb #c0074
 def cross_validate(
     data:SpiderSet, # Series and masks
     run:Settings, # As for `fit_segmenter`
@@ -421,9 +428,10 @@ def cross_validate(
     order = np.random.default_rng(run.seed).permutation(sorted(set(usable.patient)))
     hand = usable.patient.map({p: i%folds for i,p in enumerate(order)})
     parts = [(usable.stem[hand!=i].tolist(), usable.stem[hand==i].tolist()) for i in range(folds)]
-    return pd.concat([fit_segmenter(data, p, run, Path(folder)/f'fold{i}', weights)[1] for i,p in enumerate(parts)], ignore_index=True)
+    phantoms = some_phantoms(run)
+    return pd.concat([fit_segmenter(data, p, run, Path(folder)/f'fold{i}', weights, phantoms)[1] for i,p in enumerate(parts)], ignore_index=True)
 
-# %% ../nbs/12_segmentation.ipynb #c0076
+# %% ../nbs/12_segmentation.ipynb #c0077
 PHANTOMS = range(1000, 1360) # the patients of the packaged weights' first training
 
 def phantom_weights(

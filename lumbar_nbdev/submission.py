@@ -18,7 +18,7 @@ from .core import *
 from .crops import study_crops
 from .landmarks import find_places
 from .metric import prior_submission,prior_table
-from .segmentation import Segmenter
+from .levels import Segmenter,packaged_segmenter
 from .severity import SavedGrader
 from .volume import Volume
 
@@ -36,17 +36,17 @@ class StudyResult:
 
 # %% ../nbs/30_submission.ipynb #c0010
 class Predictor:
-    "Grades studies with a segmenter and a grader; priors stand in for what is missing."
+    "Grades studies with a segmenter and a grader; the packaged segmenter, and priors, stand in for what is missing."
     def __init__(self,
         run:Settings, # Run settings
         models=None # Folder that holds both models; `ModelError` if it does not. Default: the one of `run`, if it has them
     ):
         folder = Path(models or run.models)
         have = lambda kind: models is not None or (folder/f'{kind}.json').exists()
-        self.segmenter = Segmenter.load(folder) if have('segmenter') else None
+        self.segmenter = Segmenter.load(folder, run.device) if have('segmenter') else packaged_segmenter(device=run.device)
         self.grader = SavedGrader(folder, run.device) if have('grader') else None
         self.priors = self.grader.priors if self.grader else prior_table()
-        self.missing = [k for k,m in (('segmenter',self.segmenter),('grader',self.grader)) if m is None]
+        self.missing = [] if self.grader else ['grader']
 
 # %% ../nbs/30_submission.ipynb #c0012
 @patch
@@ -58,7 +58,6 @@ def find(self:Predictor,
     nowhere = None, None, pd.DataFrame(columns=['condition','level','wx','wy','wz','confidence'])
     sagittal = [v for kind in ('Sagittal T2/STIR','Sagittal T1') for v in volumes if v.meta.get('series_type')==kind and v.plane=='sagittal']
     if not sagittal: notes.append("no sagittal series: priors everywhere"); return nowhere
-    if self.segmenter is None: return nowhere
     for volume in sagittal:
         mask = self.segmenter(volume)
         places = find_places(mask)
@@ -131,19 +130,20 @@ pd.read_csv('submission.csv').head()''']
 
 def write_bundle(
     out, # Folder to make
-    models # Folder that holds the trained models
-)->Path: # `out`; `ModelError` if a model is missing
+    models # Folder that holds the trained grader, and a segmenter if it is not to be the packaged one
+)->Path: # `out`; `ModelError` if the grader is missing
     "Gather everything the offline competition notebook needs."
     from lumbar_nbdev import __file__ as package
     from lumbar_nbdev.unet import read_card
     out,models,package = Path(out), Path(models), Path(package).parent
-    for kind in ('segmenter','grader'): read_card(models/kind, kind)
+    kinds = ['grader', *(['segmenter'] if (models/'segmenter.json').exists() else [])]
+    for kind in kinds: read_card(models/kind, kind)
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError("the folder is not empty", out, "choose a new one")
     with atomic_path(out) as tmp:
         shutil.copytree(package, tmp/'lumbar_nbdev', ignore=shutil.ignore_patterns('__pycache__'))
         shutil.copy(settings_file(), tmp/'settings.ini')
         (tmp/'models').mkdir()
-        for kind in ('segmenter','grader'):
+        for kind in kinds:
             for suffix in ('json','safetensors'): shutil.copy(models/f'{kind}.{suffix}', tmp/'models')
         write_nb(new_nb(_OFFLINE), tmp/'submission.ipynb')
     return out

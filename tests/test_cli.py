@@ -88,7 +88,7 @@ def test_predict_without_models_gives_priors(cohort, tmp_path, capsys, no_models
     assert status==0
     check_submission(tmp_path/'out/submission.csv', 6)
     page = (tmp_path/'out/report/index.html').read_text()
-    assert 'no segmenter model' in page and 'no medical device' in page
+    assert 'no grader model' in page and 'no medical device' in page
 
 def test_predict_with_a_foreign_model(cohort, tmp_path, capsys):
     refused(capsys, 'model', 'predict', cohort/'rsna', '--out', tmp_path/'out', '--models', tmp_path)
