@@ -56,14 +56,15 @@ def train(a):
 
 # %% ../nbs/99_cli.ipynb #c0011
 def segment(a):
-    "Segment one sagittal series."
-    from lumbar_nbdev.segmentation import Segmenter
+    "Segment one sagittal series and name its levels."
+    from lumbar_nbdev.levels import Segmenter,levels_in_words,packaged_segmenter,write_seg
     from lumbar_nbdev.volume import read_volume,write_image
-    import numpy as np
-    mask = Segmenter.load(Path(a.models or settings().models))(read_volume(a.input))
-    write_image(mask, a.out)
-    labels = np.unique(mask.data)
-    print(f"{a.out}: {((labels>0)&(labels<CANAL)).sum()} vertebrae, {(labels>200).sum()} discs, canal {'found' if CANAL in labels else 'not found'}")
+    folder = Path(a.models or settings().models)
+    segmenter = Segmenter.load(folder) if a.models or (folder/'segmenter.json').exists() else packaged_segmenter()
+    mask = segmenter(read_volume(a.input))
+    if Path(a.out).suffix.lower()=='.dcm': write_seg(mask, a.input, a.out)
+    else: write_image(mask, a.out)
+    print(f"{a.out}: {levels_in_words(mask)}")
 
 def discs(a):
     "Disc masks from the competition's coordinates."
@@ -163,7 +164,7 @@ def parser(
     models_out = arg('--out', metavar='MODELS', help="folder for the model (default: the one in settings.ini)")
     word(train, arg('--spider', required=True, metavar='DIR', help="a SPIDER folder"), models_out, profile=True, into=kinds, name='segmenter')
     word(train, arg('--rsna', required=True, metavar='DIR', help="a competition folder"), models_out, profile=True, into=kinds, name='grader')
-    word(segment, arg('input', metavar='INPUT', help="a DICOM series folder, .mha or .nii.gz"), arg('--out', required=True, metavar='MASK.mha', help="mask on the input's own grid"), models=True)
+    word(segment, arg('input', metavar='INPUT', help="a DICOM series folder, .mha or .nii.gz"), arg('--out', required=True, metavar='MASK.mha', help="mask on the input's own grid; MASK.dcm for a DICOM SEG of a DICOM series, which like its source names the patient"), models=True)
     word(discs, arg('rsna_dir', metavar='RSNA_DIR', help="a competition folder"), out("folder for the masks and discs.csv"))
     word(predict, arg('rsna_dir', metavar='RSNA_DIR', help="a competition folder"), out("folder for submission.csv and report/"), arg('--split', choices=['train','test'], help="default: test if it has studies, else train"), profile=True, models=True)
     word(score, arg('submission', metavar='SUBMISSION.csv'), arg('labels', metavar='LABELS.csv', help="a train.csv"), arg('--json', action='store_true', help="print JSON"))

@@ -72,7 +72,7 @@ def disc_frames(
     return out
 
 # %% ../nbs/21_landmarks.ipynb #c0019
-STEPS = pd.DataFrame(dict(lateral_mm=(0.,18.,9.), back_mm=(7.,4.,2.5), up_mm=(0.,7.5,0.)), index=GROUPS)
+STEPS = pd.DataFrame(dict(lateral_mm=(0.,18.,9.), back_mm=(7.6,4.6,3.1), up_mm=(0.,7.5,0.)), index=GROUPS)
 
 def find_places(
     mask:Volume # Mask with SPIDER's values, sagittal

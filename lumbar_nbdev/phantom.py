@@ -442,7 +442,7 @@ def outline(
     return np.cbrt(_cube(x/width)+_cube(r/depth))
 
 # %% ../nbs/03_phantom.ipynb #c0059
-OUTLINE = .6 # mm that SPIDER's outlines of bone and disc stay inside the dark rims, so that neighbours do not touch
+OUTLINE = dict(bone=.4, disc=.6) # mm that SPIDER's outlines stay inside the dark rims, so that neighbours do not touch
 
 @patch
 def paint_disc(self:Canvas,
@@ -456,7 +456,7 @@ def paint_disc(self:Canvas,
     reach = (depth*(1 if lumbar else .9)+a.bulge[k]*np.where(r>0, np.clip(1-.2*(x/width)**2,0,1), .6)*lumbar).astype(np.float32)
     rho = outline(reach, width+.5*a.bulge[k], x, r)
     flat = np.abs(s)-np.float32(g)-np.where(s>0, self.plate_depth(k+1,False,x,r,rho), self.plate_depth(k,True,x,r,rho))
-    self.paint(box, np.maximum((rho-1)*depth, flat), 'ligament', 201+k-LOWEST+1 if lumbar else 0, inset=OUTLINE)
+    self.paint(box, np.maximum((rho-1)*depth, flat), 'ligament', 201+k-LOWEST+1 if lumbar else 0, inset=OUTLINE['disc'])
     self.paint(box, np.maximum((rho-.9)*depth, flat+.3), 'annulus_old' if a.pfirrmann[k]>=4 else 'annulus')
     core = np.maximum((rho-.72)*depth, flat+.18*(g+1))
     self.paint(box, core, f'nucleus{a.pfirrmann[k]}')
@@ -478,7 +478,7 @@ def paint_body(self:Canvas,
     rho = outline(depth*waist+spur, width*waist+.6*spur, x, r)
     plate = np.abs(s)-np.float32(h)+np.where(up, self.plate_depth(k,True,x,r,rho), self.plate_depth(k,False,x,r,rho))
     d = np.maximum((rho-1)*depth, plate)
-    self.paint(box, d, 'cortex', k-LOWEST+1 if k>=LOWEST else 0, inset=OUTLINE); self.paint(box, d+.9, 'marrow')
+    self.paint(box, d, 'cortex', k-LOWEST+1 if k>=LOWEST else 0, inset=OUTLINE['bone']); self.paint(box, d+.9, 'marrow')
     for disc,beside in ((k,up),(k-1,~up)):
         if of(a.modic,disc): self.paint(box, np.maximum(np.maximum(d+1, -plate-6-.1*r), np.where(beside,-9,9)), f'modic{a.modic[disc]}')
     if k==a.haemangioma: self.paint(box, np.maximum(d+1.2, ellipse((x-4,8.),(r+3,7.),(s-1,6.5))), 'angioma')
@@ -502,7 +502,7 @@ def paint_arch(self:Canvas,
     n = np.float32(1 if k>=LOWEST else .55)
     parts.append(egg((x,3+.06*(q-w).clip(0)),(q-w-2-15*n,17*n),(s+.6*h+.3*(q-w),(.55*h+.1*(q-w).clip(0))*n))) # spinous process
     d = reduce(np.minimum, parts)
-    self.paint(box, d, 'cortex', k-LOWEST+1 if k>=LOWEST else 0, inset=OUTLINE); self.paint(box, d+1.1, 'marrow')
+    self.paint(box, d, 'cortex', k-LOWEST+1 if k>=LOWEST else 0, inset=OUTLINE['bone']); self.paint(box, d+1.1, 'marrow')
     joint = np.maximum(np.abs(q-16.3+.35*(ax-inner-3))-.5, rounded((ax-inner-.7*p-1,6.),(s-h-1.5,8.)))
     self.paint(box, joint, 'cartilage', most=.8)
 

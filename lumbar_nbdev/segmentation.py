@@ -271,7 +271,8 @@ def _save(self:Checkpoint, name):
     states,tensors,numbers = self.opt.state_dict(), {f'net.{k}': v for k,v in self.model.state_dict().items()}, {}
     for i,state in enumerate(states['state']):
         for k,v in state.items(): (tensors if isinstance(v, torch.Tensor) else numbers)[f'opt.{i}.{k}'] = v
-    kept = dict(of=self.of, rows=self.rows, hypers=[dict(h) for h in states['hypers']], numbers=numbers)
+    mean = self.recorder.smooth_loss
+    kept = dict(of=self.of, rows=self.rows, smooth=[float(mean.val),mean.count], hypers=[dict(h) for h in states['hypers']], numbers=numbers)
     with atomic_path(self.file) as tmp: save_file({k: v.detach().cpu().contiguous() for k,v in tensors.items()}, tmp, dict(training=json.dumps(kept)))
     with atomic_path(self.folder/'training.csv') as tmp: pd.DataFrame(self.rows).to_csv(tmp, index=False)
 
@@ -281,7 +282,8 @@ def before_fit(self:Checkpoint):
     super(Checkpoint, self).before_fit()
     if not (kept := self.kept): return
     with safe_open(self.file, 'pt') as f: tensors = {k: f.get_tensor(k) for k in f.keys()}
-    self.rows = kept['rows']
+    self.rows,mean = kept['rows'],self.recorder.smooth_loss
+    mean.val,mean.count = torch.tensor(kept['smooth'][0]),kept['smooth'][1]
     self.model.load_state_dict({k[4:]: v for k,v in tensors.items() if k.startswith('net.')})
     state = [{} for _ in self.opt.state_dict()['state']]
     for k,v in (tensors|kept['numbers']).items():
@@ -295,7 +297,7 @@ def fit_on(
 )->pd.DataFrame: # One row an epoch: losses and Dice on the held-out pictures
     "Train in one cycle, going on from a checkpoint if there is one; the checkpoint is removed at the end."
     kept = learn.checkpoint.kept
-    if kept: print(f"going on from epoch {len(kept['rows'])} of {epochs}, {learn.checkpoint.file}")
+    if kept: print(f"going on from epoch {len(kept['rows'])} of {epochs}")
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, rate, start_epoch=len(kept['rows']) if kept else 0)
     learn.checkpoint.file.unlink()
     return pd.DataFrame(learn.checkpoint.rows)

@@ -104,7 +104,7 @@ class Segmenter:
         affine,shape = network_grid(volume)
         x = torch.from_numpy(network_pictures(volume, (affine,shape), self.card.get('neighbours', False)))
         with torch.inference_mode(), torch.autocast(self.device, enabled=self.device=='cuda'):
-            return torch.cat([self.net(b.to(self.device)).float().softmax(1).cpu() for b in x.split(4)]).numpy(), affine
+            return torch.cat([self.net(b.to(self.device)).float().softmax(1).cpu() for b in x.split(1)]).numpy(), affine
 
     def classes(self,
         volume:Volume # A sagittal series

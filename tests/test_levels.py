@@ -1,0 +1,228 @@
+"What the notebook on naming cannot show: spines drawn with faults, odd series, DICOM SEG in other readers, the command, memory."
+import subprocess,sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+import pydicom,pytest
+import SimpleITK as sitk
+from lumbar_nbdev.cli import main
+from lumbar_nbdev.core import CANAL,InputError
+from lumbar_nbdev.levels import *
+from lumbar_nbdev.levels import MIRRORS
+from lumbar_nbdev.phantom import phantom_study,write_dicom
+from lumbar_nbdev.segmenter import PARTS,class_mask
+from lumbar_nbdev.volume import Volume,make_affine,read_volume,write_image
+
+DATA = Path(__file__).resolve().parents[2]/'shared'/'data'
+PIXEL = .8
+DISCS = (60,100,142,184,226) # rows of the discs' middles, from above
+
+@pytest.fixture(scope='module')
+def segmenter(): return packaged_segmenter()
+
+@pytest.fixture(scope='module')
+def study(): return phantom_study(42, 1)
+
+@pytest.fixture(scope='module')
+def dicom(study, tmp_path_factory):
+    "A T2 series of nine slices as DICOM files."
+    v = study.series[0]; k = len(v.data)//2
+    v = replace(v, data=v.data[k-4:k+5], affine=v.affine@make_affine((k-4,0,0),(1,0,0),(0,1,0),(0,0,1)), meta=v.meta|dict(instances=v.meta['instances'][k-4:k+5]))
+    folder = tmp_path_factory.mktemp('dicom')/'series'
+    write_dicom(v, folder, study.scanner)
+    return folder
+
+def spine(discs=DISCS, rows=330, slices=5):
+    "A drawn mask: upright, discs of 40 x 7 mm, bodies between them, a canal, and an arch and a spinous process for each body."
+    m = np.zeros((slices,rows,160), np.uint16)
+    tops = [discs[0]-36,*discs]
+    for i,(a,b) in enumerate(zip(tops,discs)):
+        n = len(discs)-i
+        m[:,a+4:b-4,30:80] = n
+        m[1:4,b-4:b+4,30:80] = 200+n
+        m[slices//2,(a+b)//2+10:(a+b)//2+20,105:130] = n # the spinous process, an island
+        for k in (0,slices-1): m[k,(a+b)//2-10:(a+b)//2-2,80:110] = n # the pedicle
+    m[1:4,:discs[-1]+30,84:102] = CANAL
+    return Volume(m, make_affine((0,0,0), (4,0,0), (0,0,-PIXEL), (0,PIXEL,0)))
+
+def named(mask, **faults): return name_parts(drawn_chances(mask, **faults), PIXEL)
+
+def test_a_drawn_spine_gets_its_numbers():
+    mask = spine(); labels,_,levels = named(mask)
+    assert (labels==mask.data)[mask.data>0].mean()>.97 and not levels['warnings'] and not levels['alternatives'] and levels['confidence']>.95
+    assert levels['table'].name.tolist()==['L5/S1','L4/L5','L3/L4','L2/L3','L1/L2']
+    posterior = (mask.data>0)&(mask.data<CANAL)&(np.arange(160)>=104)
+    assert (labels==mask.data)[posterior].mean()>.95
+
+@pytest.mark.parametrize('gone', (202,203,204))
+def test_a_missed_disc_keeps_its_number(gone):
+    mask = spine(); labels,_,levels = named(mask, missed=(gone,))
+    assert set(np.unique(labels[labels>200]))=={201,202,203,204,205}-{gone} and level_name(gone) in levels['warnings'][0]
+    rest = (mask.data>200)&(mask.data!=gone)
+    assert (labels==mask.data)[rest].mean()>.95 and (labels==mask.data)[(mask.data>0)&(mask.data<CANAL)].mean()>.93
+
+def test_a_missed_lowest_disc_is_told_from_an_absent_one():
+    labels,_,levels = named(spine(), missed=(201,))
+    assert labels[labels>200].min()==202 and not levels['lowest_seen'] and 'names are relative' in levels['warnings'][0]
+
+def sacral(mask, bone):
+    "The same with a disc inside the sacrum that calls itself a disc, and maybe bone above it."
+    m = mask.data.copy(); r = DISCS[-1]
+    m[1:4,r+38:r+42,40:64] = 250
+    if bone: m[1:4,r+8:r+34,36:76] = 50
+    c = drawn_chances(replace(mask, data=np.where(m==250, 210, m)))
+    return name_parts(c, PIXEL)
+
+@pytest.mark.parametrize('bone', (False,True))
+def test_a_disc_inside_the_sacrum_is_dropped(bone):
+    mask = spine(); labels,_,levels = sacral(mask, bone)
+    assert (labels==mask.data)[mask.data>200].mean()>.95 and not (labels[:,DISCS[-1]+36:]>200).any()
+
+def test_two_discs_in_one_piece_are_two():
+    mask = spine(); data = mask.data.copy(); data[1:4,DISCS[2]:DISCS[3],31:35] = 203
+    labels,_,levels = named(replace(mask, data=data))
+    assert len(levels['table'])==5 and (labels==mask.data)[mask.data>200].mean()>.95
+
+def test_a_thin_lowest_disc_is_a_warning():
+    mask = spine(); data = mask.data.copy(); r = DISCS[-1]
+    data[1:4,r-4:r+4,30:80] = 1; data[1:4,r-1:r+2,30:80] = 201
+    assert 'transitional' in named(replace(mask, data=data))[2]['alternatives'][-1]
+
+def test_a_picture_that_ends_early_is_flagged():
+    c = drawn_chances(spine())[:,:,:DISCS[-1]-8]
+    levels = name_parts(c, PIXEL)[2]
+    assert not levels['lowest_seen'] and levels['confidence']<=.5 and 'the picture ends above' in levels['warnings'][0]
+    padded = np.concatenate([c, np.broadcast_to(np.eye(5)[0][None,:,None,None], (*c.shape[:2],100,c.shape[3])).astype(np.float32)], 2)
+    inside = np.arange(padded.shape[2])[:,None]<c.shape[2]
+    assert 'the picture ends above' in name_parts(padded, PIXEL, np.broadcast_to(inside, padded.shape[2:]))[2]['warnings'][0]
+
+def test_specks_are_dropped_and_a_torn_canal_is_one():
+    mask = spine(); labels,_,_ = named(mask, specks=40)
+    assert (labels==mask.data)[mask.data>0].mean()>.96 and (labels[mask.data==0]>0).mean()<.01
+    c = drawn_chances(mask); c[:,2,120:126] *= .2; c[:,0,120:126] += .5
+    from scipy import ndimage
+    assert ndimage.label((name_parts(c, PIXEL)[0]==CANAL).any(0), np.ones((3,3)))[1]==1
+
+@pytest.mark.parametrize('parts', ((), (1,), (2,), (1,2)))
+def test_nothing_to_name(parts):
+    mask = spine(); keep = np.isin(class_mask(mask.data), parts)
+    labels,_,levels = named(replace(mask, data=np.where(keep, mask.data, 0)))
+    assert not (labels>200).any() and levels['confidence']==0 and len(levels['table'])==0 and 'no disc was found' in levels['warnings'][0]
+    assert set(np.unique(labels))=={0,*((1,) if 1 in parts else ()),*((CANAL,) if 2 in parts else ())}
+
+@pytest.mark.parametrize('slices', (1,2,40))
+def test_any_number_of_slices(slices):
+    mask = spine(slices=5); mask = replace(mask, data=np.repeat(mask.data[2:3], slices, 0))
+    labels,_,levels = named(mask)
+    assert (labels==mask.data)[mask.data>200].mean()>.95 and levels['lowest_seen']
+
+def test_random_answers():
+    "An answer that means nothing is named without a crash."
+    rng = np.random.default_rng(0)
+    for shape in ((1,5,32,32),(4,5,96,64),(2,5,200,90)):
+        c = rng.dirichlet(np.ones(5), (shape[0],*shape[2:])).astype(np.float32).transpose(0,3,1,2)
+        from scipy import ndimage
+        for x in (c, ndimage.gaussian_filter(c, (0,0,3,3)), np.full_like(c, .2)):
+            labels,_,levels = name_parts(x, PIXEL)
+            assert labels.shape==(shape[0],*shape[2:]) and 0<=levels['confidence']<=1
+
+def flat(shape, mm=.7, fill=0, dtype=np.float32): return Volume(np.full(shape, fill, dtype), make_affine((0,0,0), (4.4,0,0), (0,0,-mm), (0,mm,0)), {})
+
+@pytest.mark.parametrize('volume', (flat((1,64,64)), flat((1,2000,2000),.15), flat((2,20,20),5.), flat((2,300,40)), flat((2,90,90),fill=np.nan), flat((2,90,90),fill=np.inf), flat((2,90,90),fill=700,dtype=np.uint16), flat((2,200,200),30.)),
+    ids=('one slice','large','tiny','narrow','nan','inf','constant','metres wide'))
+def test_odd_volumes(segmenter, volume):
+    mask = segmenter(volume)
+    assert mask.shape==volume.shape and mask.data.dtype==np.uint16 and np.allclose(mask.affine, volume.affine)
+    assert not (mask.data>200).any() and mask.meta['levels']['confidence']==0 and '0 discs' in levels_in_words(mask)
+
+def test_axial_is_refused_with_the_reason(segmenter):
+    with pytest.raises(InputError, match='this one is axial'): segmenter(Volume(np.zeros((3,64,64),'float32'), np.array([[0,0,1,0],[0,1,0,0],[4,0,0,0],[0,0,0,1.]]), {}))
+
+@pytest.fixture(scope='module')
+def few(study):
+    "Three middle slices of a phantom and their true mask."
+    v = study.series[0]; k = len(v.data)//2
+    cut = lambda o: replace(o, data=o.data[k-1:k+2], affine=o.affine@make_affine((k-1,0,0),(1,0,0),(0,1,0),(0,0,1)))
+    return cut(v), cut(study.mask.resample(v.affine, v.shape, order=0))
+
+def right(mask, true): return np.mean([(mask.data==v)[true.data==v].mean()>.5 for v in range(201,206)])
+
+@pytest.mark.parametrize('turn', ((0,1,2),(0,2,1)))
+def test_any_in_plane_orientation(segmenter, few, turn):
+    "Transposed and mirrored arrays of one scan get the same names."
+    image,_ = few
+    flip = np.diag([1.,-1,1,1]); flip[1,3] = image.shape[1]-1
+    data,affine = image.data[:,::-1].transpose(turn), (image.affine@flip)[:,[*turn,3]]
+    there,here = segmenter(Volume(np.ascontiguousarray(data), affine, {})).data.transpose(turn)[:,::-1],segmenter(image).data
+    assert (here>200).any() and (here==there).mean()>.998
+
+@pytest.mark.parametrize('contrast', ('t1','t2','stir'))
+def test_contrasts(segmenter, study, contrast):
+    s = study if contrast!='t2' else phantom_study(42, 0)
+    v = next(v for v in s.series if v.meta['contrast']==contrast and v.plane=='sagittal')
+    k = len(v.data)//2; affine = v.affine@make_affine((k-1,0,0),(1,0,0),(0,1,0),(0,0,1))
+    v,true = replace(v, data=v.data[k-1:k+2], affine=affine), s.mask.resample(affine, (3,*v.shape[1:]), order=0)
+    assert right(segmenter(v), true)==1
+
+@pytest.mark.parametrize('turn', MIRRORS)
+def test_a_lying_header(segmenter, few, turn):
+    "Upside down, back to front, or both: righted by the anatomy, with a warning."
+    image,true = few
+    mask = segmenter(mirrored(image, MIRRORS[turn]))
+    assert turn in mask.meta['levels']['warnings'][0] and right(mirrored(mask, MIRRORS[turn]), true)>.9
+
+@pytest.mark.skipif(not (DATA/'spider_midslices').exists(), reason="no real slices beside the project (../shared/data)")
+@pytest.mark.parametrize('stem', ('55_t1','57_t1','57_t2'))
+def test_real_slices_that_are_upside_down(segmenter, stem):
+    mask = segmenter(read_volume(DATA/f'spider_midslices/images/{stem}.mha'))
+    assert 'head to foot' in mask.meta['levels']['warnings'][0] and mask.meta['levels']['lowest_seen']
+
+def test_evaluation_counts_wrong_names(few):
+    image,true = few
+    class Shifted: # names every level one too high
+        def __call__(self, v): return Volume(np.where(true.data>200, true.data+1, true.data).astype(np.uint16), true.affine, dict(levels=dict(confidence=.9, lowest_seen=True)))
+    table,kept = evaluate_names(Shifted(), [(image,true)])
+    assert table.right.sum()==0 and table.discs.iloc[0]>=5 and kept.right.tolist()==[0] and kept.stated.tolist()==[.9]
+    strange = replace(true, data=np.where(true.data==CANAL, 77, true.data))
+    assert evaluate_names(Shifted(), [(image,strange)])[0].discs.iloc[0]==table.discs.iloc[0]
+
+def test_seg_opens_elsewhere(segmenter, dicom, tmp_path):
+    "pydicom, highdicom and SimpleITK (which knows the object as a plain stack) see the same voxels at the same places."
+    import highdicom as hd
+    volume = read_volume(dicom); mask = segmenter(volume)
+    write_seg(mask, dicom, tmp_path/'m.dcm')
+    seg = hd.seg.segread(tmp_path/'m.dcm')
+    assert seg.SOPClassUID==pydicom.uid.SegmentationStorage and seg.PatientID==pydicom.dcmread(next(dicom.iterdir())).PatientID
+    assert [d.SegmentLabel for d in seg.SegmentSequence][:2]==['L5 vertebra','L4 vertebra'] and seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeValue=='49668003'
+    assert {d.SegmentationAlgorithmIdentificationSequence[0].AlgorithmName for d in seg.SegmentSequence}=={'lumbar_nbdev'}
+    back = seg.get_volume(combine_segments=True)
+    values = np.r_[0,np.unique(mask.data[mask.data>0])]
+    theirs = Volume(back.array, back.affine[:, :])
+    at = np.argwhere(back.array>0); mine = mask.to_voxel(theirs.to_world(at)).round().astype(int)
+    assert (values[back.array[tuple(at.T)]]==mask.data[tuple(mine.T)]).all() and len(at)==(mask.data>0).sum()
+    frames = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path/'m.dcm')))
+    assert (frames>0).sum()==(mask.data>0).sum()
+
+def test_seg_needs_its_source(segmenter, dicom, tmp_path):
+    mask = segmenter(read_volume(dicom))
+    with pytest.raises(InputError, match='do not lie on'): write_seg(replace(mask, affine=mask.affine@make_affine((0,9,0),(1,0,0),(0,1,0),(0,0,1))), dicom, tmp_path/'m.dcm')
+    with pytest.raises(InputError, match='nothing was found'): write_seg(replace(mask, data=0*mask.data), dicom, tmp_path/'m.dcm')
+    assert not list(tmp_path.iterdir())
+
+def test_the_command(dicom, tmp_path, capsys):
+    assert main(['segment', str(dicom), '--out', str(tmp_path/'m.mha')])==0
+    out = capsys.readouterr().out
+    assert 'L5/S1 to' in out and '% sure' in out and 'PHANTOM' not in out
+    assert main(['segment', str(dicom), '--out', str(tmp_path/'m.dcm')])==0
+    mask = read_volume(tmp_path/'m.mha')
+    assert {*range(201,206)}<=set(np.unique(mask.data)) and pydicom.dcmread(tmp_path/'m.dcm').Modality=='SEG'
+    assert main(['segment', str(tmp_path/'m.mha'), '--out', str(tmp_path/'n.dcm')])==2
+    assert 'lumbar: ' in capsys.readouterr().err and not (tmp_path/'n.dcm').exists()
+
+def test_memory(tmp_path):
+    "A usual series, from file to mask, within 1.5 GB."
+    rng = np.random.default_rng(0)
+    write_image(Volume(rng.integers(0,900,(17,512,512)).astype(np.uint16), make_affine((-34,-150,150),(4.2,0,0),(0,0,-.6),(0,.6,0)), {}), tmp_path/'v.mha')
+    code = "import sys,resource; from lumbar_nbdev.cli import main; assert main(['segment', sys.argv[1], '--out', sys.argv[2]])==0; print('MB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024)"
+    out = subprocess.run([sys.executable, '-c', code, str(tmp_path/'v.mha'), str(tmp_path/'m.mha')], capture_output=True, text=True, check=True).stdout
+    assert int(out.split('MB')[-1])<1500
