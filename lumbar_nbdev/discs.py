@@ -28,7 +28,7 @@ from skimage.segmentation import watershed
 from torch import nn
 from .cohort import Cohort
 from .core import *
-from .phantom import phantom_study
+from .phantom import phantom_sagittals
 from .spider import SpiderSet
 from .unet import ENCODER,Unet,create_encoder,dice,load_weights,read_card,save_model
 from .volume import Volume,make_affine,normalise,write_image
@@ -608,9 +608,7 @@ def phantom_pairs(
 ): # Yields (image, mask), the T2 or STIR and the T1 series of each
     "Sagittal phantom series to learn from, two of three from machines beyond the physical range."
     for i in patients:
-        study = phantom_study(seed, i, i%3>0)
-        for v in {v.meta['contrast']: v for v in reversed(study.series) if v.plane=='sagittal'}.values():
-            mask = study.mask if v.shape==study.mask.shape else study.mask.resample(v.affine, v.shape, order=0)
+        for v,mask in phantom_sagittals(seed, i, i%3>0):
             ks = np.flatnonzero(np.abs(mask.laterality(0))<32)[::2]
             few = mask.affine.copy(); few[:3,0] *= 2; few[:3,3] = mask.to_world([ks[0],0,0])
             yield Volume(v.data[ks], few, dict(patient=i)), Volume(mask.data[ks], few, {})

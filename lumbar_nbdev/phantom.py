@@ -10,7 +10,7 @@ __all__ = ['BODIES', 'LOWEST', 'DISCS', 'BODY_SIZES', 'DISC_HEIGHT', 'BEND', 'PF
            'sample_anatomy', 'Curve', 'spine_curve', 'straighten', 'bend', 'Scanner', 'spin_echo', 'tissue_signals',
            'Canvas', 'rounded', 'ellipse', 'egg', 'back_lines', 'outline', 'foramen_span', 'disc_back', 'acquire',
            'stack_affine', 'sagittal_stack', 'axial_stacks', 'scan', 'stored', 'sample_scanner', 'place_of',
-           'truth_table', 'Study', 'one_prescription', 'sagittal_series', 'phantom_study', 'write_dicom', 'train_row',
+           'truth_table', 'Study', 'one_prescription', 'phantom_sagittals', 'phantom_study', 'write_dicom', 'train_row',
            'spider_pair', 'write_spider', 'write_cohort', 'phantom_cohort', 'slice_statistics', 'picture_statistics']
 
 # %% ../nbs/03_phantom.ipynb #c0003
@@ -876,13 +876,7 @@ def one_prescription(
     return [p if p.kind=='Axial T2' else same(p) for p in series]
 
 # %% ../nbs/03_phantom.ipynb #c0110
-def sagittal_series(
-    a:Anatomy, # The patient
-    curve:Curve, # Its centre line
-    plans:list, # `SeriesPlan`s of the sagittal series, of one prescription
-    scanner:Scanner, # The machine
-    rng:np.random.Generator # Source of chance
-)->tuple: # (list of `Volume`s; mask `Volume`, SPIDER's values, on the first one's grid)
+def _sagittals(a, curve, plans, scanner, rng):
     "The sagittal series of a study, and their mask."
     affine,shape = sagittal_stack(plans[0], rng)
     thickness,kinds = plans[0].step_mm-rng.uniform(.3,.9), {'Sagittal T1':'t1', 'Sagittal T2/STIR':'stir' if scanner.fat_suppressed else 't2'}
@@ -911,18 +905,32 @@ def _axials(a, curve, plan, scanner, rng):
     return volumes
 
 # %% ../nbs/03_phantom.ipynb #c0112
+def _drawn(seed, index, randomised):
+    "What chance decides of a study before it is imaged: (source of chance, patient, curve, machine, plan, its series, ids)."
+    rng = np.random.default_rng([seed, index, 5])
+    a = sample_anatomy(seed, index)
+    plan,scanner,ids = sample_plan(rng), sample_scanner(rng, randomised), rng.integers(10_000_000, 4_290_000_000, 12)
+    return rng, a, spine_curve(a), scanner, plan, one_prescription(plan.series), ids
+
+def phantom_sagittals(
+    seed:int, # Seed of the cohort
+    index:int, # Number of the patient, from 0
+    randomised:bool=False # On a machine beyond the physical range
+)->list: # (image `Volume`, mask `Volume` with SPIDER's values, on one grid), one pair for each contrast
+    "The sagittal series of the study of the same arguments, a third of the work."
+    rng,a,curve,scanner,_,plans,_ = _drawn(seed, index, randomised)
+    volumes,mask = _sagittals(a, curve, [p for p in plans if p.kind!='Axial T2'], scanner, rng)
+    return [spider_pair(v, mask, False) for v in {v.meta['contrast']: v for v in reversed(volumes)}.values()]
+
 def phantom_study(
     seed:int, # Seed of the cohort
     index:int, # Number of the patient, from 0
     randomised:bool=False # On a machine beyond the physical range
 )->Study: # The same arguments give the same study
     "Make one synthetic study."
-    rng = np.random.default_rng([seed, index, 5])
-    a = sample_anatomy(seed, index); curve = spine_curve(a)
-    plan,scanner,ids = sample_plan(rng), sample_scanner(rng, randomised), rng.integers(10_000_000, 4_290_000_000, 12)
-    plans = one_prescription(plan.series)
+    rng,a,curve,scanner,plan,plans,ids = _drawn(seed, index, randomised)
     flat = [p for p in plans if p.kind!='Axial T2']
-    volumes,mask = sagittal_series(a, curve, flat, scanner, rng)
+    volumes,mask = _sagittals(a, curve, flat, scanner, rng)
     stacks = [[v] for v in volumes]+[_axials(a, curve, p, scanner, rng) for p in plans[len(flat):]]
     for series_id,blocks in zip(ids[1:], stacks):
         for v in blocks: v.meta.update(study_id=int(ids[0]), series_id=int(series_id))

@@ -12,7 +12,7 @@ __all__ = ['SIDE', 'STEPS', 'RATE', 'FINE', 'PHANTOMS', 'pick_slices', 'training
            'cross_validate', 'phantom_weights', 'make_weights']
 
 # %% ../nbs/12_segmentation.ipynb #c0005
-import hashlib,json,math,os,random
+import hashlib,json,math,random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -37,8 +37,7 @@ from safetensors import SafetensorError,safe_open
 from safetensors.torch import save_file
 from torch import nn
 from .core import *
-from .phantom import sagittal_series,sample_anatomy,sample_scanner,spine_curve,one_prescription,spider_pair
-from .prevalence import sample_plan
+from .phantom import phantom_sagittals
 from .segmenter import *
 from .spider import SpiderSet
 from .unet import Unet,create_encoder,dice
@@ -71,12 +70,8 @@ def training_pictures(
 # %% ../nbs/12_segmentation.ipynb #c0015
 def _phantom_pictures(seed, count, neighbours, index):
     "The training pictures of one phantom patient."
-    rng = np.random.default_rng([seed, index, 5])
-    a = sample_anatomy(seed, index); curve = spine_curve(a)
-    plans = [p for p in one_prescription(sample_plan(rng).series) if p.kind!='Axial T2']
-    series,mask = sagittal_series(a, curve, plans, sample_scanner(rng, index%3>0), rng)
-    first = {v.meta['contrast']: spider_pair(v, mask, False) for v in reversed(series)}
-    return [p for pair in first.values() for p in training_pictures(*pair, pick_slices(len(mask.data), count, rng), neighbours)]
+    rng = np.random.default_rng([seed, index, 6])
+    return [p for image,mask in phantom_sagittals(seed, index, index%3>0) for p in training_pictures(image, mask, pick_slices(len(mask.data), count, rng), neighbours)]
 
 def phantom_pictures(
     patients:range, # Their numbers

@@ -6,7 +6,7 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/segmenter.html.md"""
 
 # %% auto #0
 __all__ = ['PARTS', 'CLASSES', 'PIXEL', 'MOST', 'STEP', 'WEIGHTS', 'part_mask', 'class_mask', 'network_grid', 'network_pictures',
-           'read_back', 'Segmenter', 'packaged_segmenter']
+           'read_back', 'class_chances', 'Segmenter', 'packaged_segmenter']
 
 # %% ../nbs/11a_segmenter.ipynb #c0005
 from dataclasses import replace
@@ -89,6 +89,12 @@ def read_back(
     return out
 
 # %% ../nbs/11a_segmenter.ipynb #c0027
+def class_chances(
+    chances:np.ndarray # (slices, parts, rows, columns), 0..1, of `PARTS`
+)->np.ndarray: # (slices, 4, rows, columns), of `CLASSES`
+    "Chances with the lowest disc counted as disc, as it must be before the likeliest is taken: a disc may be half sure to be the lowest and wholly sure to be a disc."
+    return np.concatenate([chances[:,:3], chances[:,3:].sum(1, keepdims=True)], 1)
+
 class Segmenter:
     "A trained segmentation network and what is needed to use it."
     def __init__(self,
@@ -110,7 +116,8 @@ class Segmenter:
         volume:Volume # A sagittal series
     )->Volume: # uint8, an index into `CLASSES`, on the volume's own grid; `InputError` if it is not sagittal
         "What each voxel is."
-        return replace(volume, data=read_back(*self.chances(volume), volume).clip(max=3))
+        chances,affine = self.chances(volume)
+        return replace(volume, data=read_back(class_chances(chances), affine, volume))
 
 # %% ../nbs/11a_segmenter.ipynb #c0029
 @patch
