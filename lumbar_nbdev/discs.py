@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from scipy import ndimage
 from skimage.segmentation import watershed
+from sklearn.model_selection import GroupKFold
 from torch import nn
 from .cohort import Cohort
 from .core import *
@@ -622,10 +623,9 @@ def cross_validate_discs(
     seed:int=0 # Seed of the folds and of each lesson
 )->pd.DataFrame: # As from `judge_discs`, every patient judged by a network that has not seen it
     "The second lesson, judged on patients it did not see."
-    patients = np.random.default_rng(seed).permutation(np.unique([image.meta['patient'] for image,_ in pairs]))
-    fold,tables = {p: i%folds for i,p in enumerate(patients)}, []
-    for k in range(folds):
-        seen,held = ([p for p in pairs if (fold[p[0].meta['patient']]==k)==own] for own in (False,True))
+    tables,hands = [], GroupKFold(folds, shuffle=True, random_state=seed).split(pairs, groups=[image.meta['patient'] for image,_ in pairs])
+    for k,some in enumerate(hands):
+        seen,held = ([pairs[i] for i in part] for part in some)
         net = deepcopy(first)
         fit_discs(net, [disc_examples(seen), phantoms], [.6,.4], steps, 1.5e-3, seed+k)
         tables.append(judge_discs(held, {'network': network_method(DiscSegmenter(net, {}))}))

@@ -378,7 +378,7 @@ def paint_surroundings(self:Canvas):
     x,r,s,y,z = (v[sheet] for v in (self.x,self.r,self.s,self.y,self.z))
     b = self.at(np.interp(self.curve.s, self.curve.bodies, self.a.depth), s)
     kind = np.zeros(x.shape, np.uint8)
-    streaks = self.blotches(rng, (5,1.7,1.7) if abs(self.affine[2,0])>abs(self.affine[0,0]) else (2,2.2,1.2))
+    streaks = self.blotches(rng, (5,4.,1.4) if abs(self.affine[2,0])>abs(self.affine[0,0]) else (2,2.2,1.2))
     self.surround_front(kind, x, r, s, b, self.blotches(rng,(7,7,7)))
     self.surround_back(kind, x, r-b, s, y, z, streaks, self.blotches(rng,(4,2.5,.9)))
     for d,v in zip(self.data, np.stack([self.look[n] for n in _KINDS],1)): d.reshape(len(kind),self.sheets,*kind.shape[1:])[...] = v[kind][:,None]
@@ -409,6 +409,8 @@ def surround_back(self:Canvas, kind, x, q, s, y, z, streaks, web):
     share = (q-11)/np.maximum(q-11-behind, 1) # 0 at the laminae, 1 at the fascia
     muscle = back&((egg((ax-13.5,12.3),(share-.5,.56))<0)|(egg((ax-43,27.),(share-.48,.5))<0))
     kind[muscle] = np.where(streaks>2.1-2.6*a.lean-np.clip(-s/150,0,.6), 6, 5)[muscle]
+    beside = (np.abs(q-5)<9)&(ax>24)&(ax<60)
+    kind[beside] = np.where(streaks>1.2, 0, 5)[beside]
     middle = back&(ax<2.5)&(q>a.canal+6)
     kind[middle] = np.where(streaks>.6, 0, 7)[middle]
     kind[(np.abs(behind)<.8)&(q>5)&(ax<75)] = 11
@@ -442,7 +444,7 @@ def outline(
     return np.cbrt(_cube(x/width)+_cube(r/depth))
 
 # %% ../nbs/03_phantom.ipynb #c0059
-OUTLINE = dict(bone=.4, disc=.6) # mm that SPIDER's outlines stay inside the dark rims, so that neighbours do not touch
+OUTLINE = dict(bone=.4, disc=.6, canal=-.9) # mm that SPIDER's outlines stay inside the dark rims, so that neighbours do not touch; the canal's goes beyond the sac
 
 @patch
 def paint_disc(self:Canvas,
@@ -475,14 +477,21 @@ def paint_body(self:Canvas,
     waist = 1-np.where(r>0, np.float32(.055), np.float32(.075))*np.clip(1-(s/np.float32(h))**2, 0, 1)
     of = lambda values,k: np.float32(values[k] if LOWEST-1<=k<len(values) else 0)
     spur = np.where(up, of(a.osteophyte,k), of(a.osteophyte,k-1))*np.exp(-(h-np.abs(s)).clip(0)/2.2)*np.where(r>0, np.float32(.35), np.float32(1))
-    rho = outline(depth*waist+spur, width*waist+.6*spur, x, r)
+    rho = outline(depth*waist+spur, width*(1.8*waist-.8)+.6*spur, x, r)
     plate = np.abs(s)-np.float32(h)+np.where(up, self.plate_depth(k,True,x,r,rho), self.plate_depth(k,False,x,r,rho))
     d = np.maximum((rho-1)*depth, plate)
+    if k>=LOWEST: self.wrap_body(box, d, r-np.float32(depth), s, h)
     self.paint(box, d, 'cortex', k-LOWEST+1 if k>=LOWEST else 0, inset=OUTLINE['bone']); self.paint(box, d+.9, 'marrow')
     for disc,beside in ((k,up),(k-1,~up)):
         if of(a.modic,disc): self.paint(box, np.maximum(np.maximum(d+1, -plate-6-.1*r), np.where(beside,-9,9)), f'modic{a.modic[disc]}')
     if k==a.haemangioma: self.paint(box, np.maximum(d+1.2, ellipse((x-4,8.),(r+3,7.),(s-1,6.5))), 'angioma')
     if k>=LOWEST-1: self.paint(box, rounded((r-depth+4,5.),(x,4.5),(s,.5+.16*(r-depth+9).clip(0))), 'vein', most=.75)
+
+@patch
+def wrap_body(self:Canvas, box, d, q, s, h):
+    "Fat and a segmental vessel round a body's waist, in front of the canal."
+    self.paint(box, np.maximum(np.maximum(d-3.5, np.abs(s)-.8*np.float32(h)), q+3), 'fat', most=.85)
+    self.paint(box, np.maximum(np.hypot(d-1.8, s)-1.1, q+3), 'blood')
 
 # %% ../nbs/03_phantom.ipynb #c0065
 @patch
@@ -510,15 +519,32 @@ def paint_arch(self:Canvas,
 @patch
 def paint_sacrum(self:Canvas):
     "The wings, the roof and the holes of the sacrum."
+    for tissue,less in (('cortex',0),('marrow',1.2)): # all rims first, so that the marrow of the wings is one
+        for k in range(LOWEST):
+            if not (part := self.sacral_part(k)): continue
+            box,ax,q,s,h,t = part; top = s-h+.25*(ax-20).clip(0) if k==LOWEST-1 else np.float32(-9)
+            wing = np.maximum(rounded((ax-14-20*t,8+20*t),(q+3-.16*ax,10*t+3),(s,h+1+3*less)), top)
+            self.paint(box, np.minimum(wing, rounded((ax,16*t+4),(q-6-8*t,2.6),(s,h)))+less, tissue, 0)
     for k in range(LOWEST):
-        s0,h,b,t = self.curve.bodies[k], self.a.height[k]/2, self.a.depth[k], .5+.1*k
-        if not (part := self.region((-60,60), (-b-12,b+30), (s0-h-6,s0+h+8))): continue
-        box,x,r,s = part; s = s-np.float32(s0); ax = np.abs(x)
-        wing = np.maximum(rounded((ax-14-20*t,8+20*t),(r-b+3-.16*ax,10*t+3),(s,h+1)), s-h+.25*(ax-20).clip(0))
-        d = np.minimum(wing, rounded((x,16*t+4),(r-b-6-8*t,2.6),(s,h)))
-        self.paint(box, d, 'cortex', 0); self.paint(box, d+1.2, 'marrow')
-        hole = np.maximum(ellipse((ax-15-4*t,4+2*t),(s+.8*h,4.2)), np.abs(r-b+2)-16)
+        if not (part := self.sacral_part(k)): continue
+        box,ax,q,s,h,t = part
+        hole = np.maximum(ellipse((ax-15-4*t,4+2*t),(s+.8*h,4.2)), np.abs(q+2)-16)
         self.paint(box, hole, 'fat'); self.paint(box, hole+2.2, 'root')
+
+@patch
+def sacral_part(self:Canvas, k):
+    "The samples round sacral body `k`: their box, distance from the midline, from its rear edge and from its middle; its half height, and its size, 0.5 to 0.9."
+    s0,h,b = self.curve.bodies[k], self.a.height[k]/2, self.a.depth[k]
+    if part := self.region((-60,60), (-b-12,b+30), (s0-h-6,s0+h+8)): return part[0], np.abs(part[1]), part[2]-np.float32(b), part[3]-np.float32(s0), h, .5+.1*k
+
+@patch
+def paint_ilium(self:Canvas):
+    "The wings of the pelvis, beside the sacrum and behind it."
+    s0,b = self.curve.bodies[LOWEST-1], self.a.depth[LOWEST-1]
+    if not (part := self.region((-75,75), (-b-25,b+45), (s0-60,s0+55))): return
+    box,x,r,s = part; q,s = r-np.float32(b), s-np.float32(s0)
+    d = rounded((np.abs(x)-47+.4*q-.12*s,7.),(q-7+.2*s,30.),(s-3,40.))
+    self.paint(box, d, 'cortex', 0); self.paint(box, d+1.4, 'marrow')
 
 # %% ../nbs/03_phantom.ipynb #c0069
 FORAMEN_X = 17. # Lateral distance of the middle of a foramen from the midline, mm
@@ -595,7 +621,7 @@ def paint_canal(self:Canvas):
     self.paint(box, ellipse((x,12.5),(r-depth-a.canal/2-.3,a.canal/2)), 'fat', 0)
     for k in range(LOWEST-1, len(a.disc)): self.paint_ligament(k, borders)
     sac = ellipse((x,half),(r-middle,ap))
-    self.paint(box, sac-.7, 'ligament', 0); self.paint(box, sac, 'csf', CANAL)
+    self.paint(box, np.maximum(sac-.7, np.float32(c.bodies[3]-8)-s), 'ligament', CANAL, inset=OUTLINE['canal']+.7); self.paint(box, sac, 'csf')
     self.paint_nerves(box, x, r-middle, s, half, ap, sac)
     for k in DISCS.values():
         for side,row in ((1,3),(-1,4)): self.paint_recess(k, side, a.sizes[row][LOWEST+3-k])
@@ -663,7 +689,7 @@ def paint_front(self:Canvas):
 @patch
 def paint_all(self:Canvas)->Canvas: # The canvas itself
     "Paint the whole patient, from the back of the picture to its front."
-    self.paint_surroundings(); self.paint_sacrum(); self.paint_front()
+    self.paint_surroundings(); self.paint_ilium(); self.paint_sacrum(); self.paint_front()
     for k in range(len(BODIES)-1): self.paint_disc(k)
     for k in range(len(BODIES)): self.paint_body(k)
     for k in range(LOWEST-1, len(BODIES)): self.paint_arch(k)

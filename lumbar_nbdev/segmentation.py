@@ -35,6 +35,7 @@ from fastai.vision.augment import AffineCoordTfm,RandTransform,affine_mat,aug_tr
 from fastcore.basics import patch
 from safetensors import SafetensorError,safe_open
 from safetensors.torch import save_file
+from sklearn.model_selection import GroupKFold
 from torch import nn
 from .core import *
 from .phantom import phantom_sagittals
@@ -327,11 +328,10 @@ def patients_mean(
 # %% ../nbs/12_segmentation.ipynb #c0067
 def mixed(
     real:list, # Pairs
-    phantoms:list, # Pairs, may be none
-    least:int # Fewest of each
+    phantoms:list # Pairs, may be none
 )->list: # Pairs, as many of one kind as of the other
     "Two sets of pictures in equal parts, the smaller one repeated."
-    n = max(len(real), least)
+    n = max(len(real), len(phantoms))
     return [p for some in (real,phantoms) if some for p in (some*math.ceil(n/len(some)))[:n]]
 
 def teach(
@@ -384,7 +384,7 @@ def fit_segmenter(
     train,valid = (_pictures(data, s, run, run.seed) for s in stems)
     if not train or not valid: raise InputError("too few readable series to train on and to hold out", data.path, "give at least two patients")
     net,rate = _beginning(run, weights)
-    teach(net, mixed(train, phantoms or some_phantoms(run), STEPS*run.segmenter_batch//2), valid, run, folder, 'training the segmenter', rate)
+    teach(net, mixed(train, phantoms or some_phantoms(run)), valid, run, folder, 'training the segmenter', rate)
     card = dict(kind='segmenter', encoder=run.encoder, neighbours=bool(run.segmenter_neighbours), labels=list(PARTS), pixel_mm=PIXEL,
                 trained_on=f'{len(stems[0])} series, {len(train)} slices, and {run.segmenter_phantoms} phantom patients', profile=run.profile)
     segmenter = Segmenter(net, card, run.device)
@@ -422,9 +422,8 @@ def cross_validate(
 )->pd.DataFrame: # As `evaluate_segmenter`, every series once
     "Judge every patient with a segmenter that was taught on others."
     usable = data.series[data.series.has_mask]
-    order = np.random.default_rng(run.seed).permutation(sorted(set(usable.patient)))
-    hand = usable.patient.map({p: i%folds for i,p in enumerate(order)})
-    parts = [(usable.stem[hand!=i].tolist(), usable.stem[hand==i].tolist()) for i in range(folds)]
+    hands = GroupKFold(min(folds, usable.patient.nunique()), shuffle=True, random_state=run.seed).split(usable, groups=usable.patient)
+    parts = [tuple(usable.stem.iloc[i].tolist() for i in some) for some in hands]
     phantoms = some_phantoms(run)
     return pd.concat([fit_segmenter(data, p, run, Path(folder)/f'fold{i}', weights, phantoms)[1] for i,p in enumerate(parts)], ignore_index=True)
 
