@@ -487,6 +487,7 @@ def paint_body(self:Canvas,
     if k==a.haemangioma: self.paint(box, np.maximum(d+1.2, ellipse((x-4,8.),(r+3,7.),(s-1,6.5))), 'angioma')
     if k>=LOWEST-1: self.paint(box, rounded((r-depth+4,5.),(x,4.5),(s,.5+.16*(r-depth+9).clip(0))), 'vein', most=.75)
 
+# %% ../nbs/03_phantom.ipynb #c0061b
 @patch
 def wrap_body(self:Canvas, box, d, q, s, h):
     "Fat and a segmental vessel round a body's waist, in front of the canal."
@@ -517,26 +518,25 @@ def paint_arch(self:Canvas,
 
 # %% ../nbs/03_phantom.ipynb #c0067
 @patch
-def paint_sacrum(self:Canvas):
-    "The wings, the roof and the holes of the sacrum."
-    for tissue,less in (('cortex',0),('marrow',1.2)): # all rims first, so that the marrow of the wings is one
-        for k in range(LOWEST):
-            if not (part := self.sacral_part(k)): continue
-            box,ax,q,s,h,t = part; top = s-h+.25*(ax-20).clip(0) if k==LOWEST-1 else np.float32(-9)
-            wing = np.maximum(rounded((ax-14-20*t,8+20*t),(q+3-.16*ax,10*t+3),(s,h+1+3*less)), top)
-            self.paint(box, np.minimum(wing, rounded((ax,16*t+4),(q-6-8*t,2.6),(s,h)))+less, tissue, 0)
-    for k in range(LOWEST):
-        if not (part := self.sacral_part(k)): continue
-        box,ax,q,s,h,t = part
-        hole = np.maximum(ellipse((ax-15-4*t,4+2*t),(s+.8*h,4.2)), np.abs(q+2)-16)
-        self.paint(box, hole, 'fat'); self.paint(box, hole+2.2, 'root')
-
-@patch
 def sacral_part(self:Canvas, k):
     "The samples round sacral body `k`: their box, distance from the midline, from its rear edge and from its middle; its half height, and its size, 0.5 to 0.9."
     s0,h,b = self.curve.bodies[k], self.a.height[k]/2, self.a.depth[k]
     if part := self.region((-60,60), (-b-12,b+30), (s0-h-6,s0+h+8)): return part[0], np.abs(part[1]), part[2]-np.float32(b), part[3]-np.float32(s0), h, .5+.1*k
 
+@patch
+def paint_sacrum(self:Canvas):
+    "The wings, the roof and the holes of the sacrum."
+    parts = {k: part for k in range(LOWEST) if (part := self.sacral_part(k))}
+    for tissue,less in (('cortex',0),('marrow',1.2)): # all rims first, so that the marrow of the wings is one
+        for k,(box,ax,q,s,h,t) in parts.items():
+            top = s-h+.25*(ax-20).clip(0) if k==LOWEST-1 else np.float32(-9)
+            wing = np.maximum(rounded((ax-14-20*t,8+20*t),(q+3-.16*ax,10*t+3),(s,h+1+3*less)), top)
+            self.paint(box, np.minimum(wing, rounded((ax,16*t+4),(q-6-8*t,2.6),(s,h)))+less, tissue, 0)
+    for box,ax,q,s,h,t in parts.values():
+        hole = np.maximum(ellipse((ax-15-4*t,4+2*t),(s+.8*h,4.2)), np.abs(q+2)-16)
+        self.paint(box, hole, 'fat'); self.paint(box, hole+2.2, 'root')
+
+# %% ../nbs/03_phantom.ipynb #c0067b
 @patch
 def paint_ilium(self:Canvas):
     "The wings of the pelvis, beside the sacrum and behind it."
