@@ -1,14 +1,15 @@
 "What the notebook on naming cannot show: spines drawn with faults, odd series, DICOM SEG in other readers, the command, memory."
-import subprocess,sys
+import shutil,subprocess,sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import pydicom,pytest
 import SimpleITK as sitk
 from lumbar_nbdev.cli import main
 from lumbar_nbdev.core import CANAL,InputError
 from lumbar_nbdev.levels import *
-from lumbar_nbdev.levels import MIRRORS
+from lumbar_nbdev.levels import MIRRORS,_alternatives
 from lumbar_nbdev.phantom import phantom_study,write_dicom
 from lumbar_nbdev.segmenter import PARTS,class_mask
 from lumbar_nbdev.volume import Volume,make_affine,read_volume,write_image
@@ -64,6 +65,47 @@ def test_a_missed_disc_keeps_its_number(gone):
 def test_a_missed_lowest_disc_is_told_from_an_absent_one():
     labels,_,levels = named(spine(), missed=(201,))
     assert labels[labels>200].min()==202 and not levels['lowest_seen'] and 'names are relative' in levels['warnings'][0]
+
+def joined(mask):
+    "The same with the posterior elements of all vertebrae grown together at the facets, as they are in a scan."
+    d = mask.data.copy()
+    for n,row in zip(range(len(DISCS)-1,0,-1), DISCS): d[[0,-1],row-20:row+14,90:110] = np.where(np.arange(row-20,row+14)<row, n+1, n)[:,None]
+    return replace(mask, data=d)
+
+@pytest.mark.parametrize('gone', ((), (201,)))
+def test_numbers_do_not_leak_through_the_facets(gone):
+    "Without a lowest disc the vertebra below the last one is L5, and not a part of L4."
+    mask = joined(spine()); labels,_,_ = named(mask, missed=gone)
+    assert all((labels==mask.data)[mask.data==n].mean()>.9 for n in range(1,6))
+
+def test_two_missed_discs_keep_their_numbers():
+    labels,_,levels = named(spine(), missed=(202,203))
+    assert set(np.unique(labels[labels>200]))=={201,204,205} and 'no disc was found at L4/L5, L3/L4' in levels['warnings'][0]
+
+def test_alternatives_name_real_discs():
+    "Also when the count that was taken throws a piece away, which has no name."
+    said = _alternatives(pd.Series({-1:.1, 0:.3, 1:.6}), 1, {})
+    assert said==['with 10% the disc called L5/S1 is L3/L4, and every name moves by 2', 'with 30% the disc called L5/S1 is L4/L5, and every name moves by 1']
+
+def test_discs_above_the_thorax_have_a_number_where_names_end():
+    rows = tuple(range(60,60+20*30,30)); mask = spine(rows, 60+20*30+80); labels,_,levels = named(mask, missed=(219,))
+    assert levels['table'].name.tolist()[-2:]==['disc 18','disc 20'] and 'no disc was found at disc 19' in levels['warnings'][0]
+    assert 'L5/S1 to disc 20' in levels_in_words(Volume(labels, mask.affine, dict(levels=levels)))
+
+@pytest.mark.parametrize('discs', (DISCS[-1:], DISCS[-2:], (60,100,142,184,226,268)))
+def test_any_number_of_levels(discs):
+    mask = spine(discs); labels,_,levels = named(mask)
+    assert levels['table'].value.tolist()==[*range(201,201+len(discs))] and (labels==mask.data)[mask.data>0].mean()>.95
+
+def test_one_vertebra_is_one_in_words():
+    mask = spine(); labels,_,levels = named(replace(mask, data=np.where(mask.data==2, 2, 0)))
+    assert levels_in_words(Volume(labels, mask.affine, dict(levels=levels))).startswith('1 vertebra, 0 discs, canal not found')
+
+def test_no_bone_has_no_numbers(): assert not number_bone(np.zeros((2,30,30), bool), np.zeros((2,30,30)), np.array([[10.,10]]), np.array([[-1.,0]]), PIXEL).any()
+
+def test_mirrored_data_can_go_to_a_network():
+    m = mirrored(spine(), (0,1))
+    assert m.data.flags.c_contiguous and (m.data[:,::-1,::-1]==spine().data).all()
 
 def sacral(mask, bone):
     "The same with a disc inside the sacrum that calls itself a disc, and maybe bone above it."
@@ -185,6 +227,7 @@ def test_evaluation_counts_wrong_names(few):
     assert table.right.sum()==0 and table.discs.iloc[0]>=5 and kept.right.tolist()==[0] and kept.stated.tolist()==[.9]
     strange = replace(true, data=np.where(true.data==CANAL, 77, true.data))
     assert evaluate_names(Shifted(), [(image,strange)])[0].discs.iloc[0]==table.discs.iloc[0]
+    with pytest.raises(InputError, match='no series'): evaluate_names(Shifted(), [])
 
 def test_seg_opens_elsewhere(segmenter, dicom, tmp_path):
     "pydicom, highdicom and SimpleITK (which knows the object as a plain stack) see the same voxels at the same places."
@@ -202,6 +245,14 @@ def test_seg_opens_elsewhere(segmenter, dicom, tmp_path):
     assert (values[back.array[tuple(at.T)]]==mask.data[tuple(mine.T)]).all() and len(at)==(mask.data>0).sum()
     frames = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path/'m.dcm')))
     assert (frames>0).sum()==(mask.data>0).sum()
+
+def test_a_mask_in_the_series_folder_is_no_source(dicom, tmp_path):
+    "Written once more, a mask lies on the scan and not on the mask written before."
+    folder = tmp_path/'series'; shutil.copytree(dicom, folder)
+    volume = read_volume(folder); mask = replace(volume, data=(np.arange(volume.data[0].size).reshape(volume.shape[1:])<99).astype(np.uint16)*np.ones(volume.shape, np.uint16))
+    for name in ('a.dcm','b.dcm'): write_seg(mask, folder, folder/name)
+    meant = {r.ReferencedSOPClassUID for r in pydicom.dcmread(folder/'b.dcm').ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+    assert meant=={pydicom.uid.MRImageStorage}
 
 def test_seg_needs_its_source(segmenter, dicom, tmp_path):
     mask = segmenter(read_volume(dicom))
