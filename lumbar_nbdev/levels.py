@@ -532,6 +532,7 @@ def _sources(path, mask):
     for f in files:
         try: ds = pydicom.dcmread(f, stop_before_pixels=True)
         except (pydicom.errors.InvalidDicomError, OSError): continue
+        if mask.meta.get('series_uid') not in (None,'',str(ds.get('SeriesInstanceUID') or '')): continue
         for i,position in enumerate(_positions(ds)):
             if (ds.get('Rows'),ds.get('Columns'))!=mask.shape[1:]: continue
             k,r,c = mask.to_voxel(np.array(position, float))

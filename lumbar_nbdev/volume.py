@@ -45,7 +45,7 @@ class Volume:
     "Voxels, and where in the patient they lie."
     data:np.ndarray # (slices, rows, columns); float32, uint16, int16 or uint8
     affine:np.ndarray # (4, 4) float64; (slice, row, column, 1), voxel centres at whole numbers, to LPS mm
-    meta:dict = field(default_factory=dict) # What else is known: `instances` (one a slice), `problems` (sentences), `axes`, `study_id` ...
+    meta:dict = field(default_factory=dict) # What else is known: `instances` (one a slice), `series_uid`, `problems` (sentences), `axes`, `study_id` ...
 
     def __post_init__(self): self.affine = np.asarray(self.affine, np.float64)
     def __repr__(self): return f"Volume({'x'.join(map(str,self.shape))} {self.data.dtype}, {self.plane}, {' x '.join(f'{s:.2f}' for s in self.spacing)} mm)"
@@ -502,7 +502,7 @@ def _stack(run, places, normal, notes):
         data = _bridged(data, places)
     uneven = math.sqrt(np.square(at-at[0]-places[:,None]*step).sum(1).max())
     if uneven>.1*math.hypot(*step): notes.append(f"slices lie up to {uneven:.1f} mm from even steps")
-    return Volume(data, make_affine(first.position, step, first.row_step, first.column_step), dict(instances=instances.tolist(), axes=[[0,int(_sense(first, normal))],[1,1],[2,1]]))
+    return Volume(data, make_affine(first.position, step, first.row_step, first.column_step), dict(instances=instances.tolist(), series_uid=first.series, axes=[[0,int(_sense(first, normal))],[1,1],[2,1]]))
 
 def _sense(s, normal): return np.sign(np.cross(s.column_step, s.row_step) @ normal)
 

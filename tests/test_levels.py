@@ -254,6 +254,18 @@ def test_a_mask_in_the_series_folder_is_no_source(dicom, tmp_path):
     meant = {r.ReferencedSOPClassUID for r in pydicom.dcmread(folder/'b.dcm').ReferencedSeriesSequence[0].ReferencedInstanceSequence}
     assert meant=={pydicom.uid.MRImageStorage}
 
+def test_a_twin_series_is_no_source(dicom, tmp_path):
+    "T1 and T2 on the same slices in one folder: the mask lies on the one it was made from."
+    folder = tmp_path/'both'; folder.mkdir()
+    for name,uid in (('a','1.2.3.4'),('b',None)): # the other series' files come first
+        for f in dicom.iterdir():
+            ds = pydicom.dcmread(f)
+            if uid: ds.SeriesInstanceUID = uid; ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f'{uid}.{ds.InstanceNumber}'
+            ds.save_as(folder/f'{name}{f.name}')
+    mask = read_volume(dicom); mask = replace(mask, data=np.ones(mask.shape, np.uint16))
+    write_seg(mask, folder, tmp_path/'m.dcm')
+    assert pydicom.dcmread(tmp_path/'m.dcm').ReferencedSeriesSequence[0].SeriesInstanceUID==mask.meta['series_uid']!='1.2.3.4'
+
 def test_seg_needs_its_source(segmenter, dicom, tmp_path):
     mask = segmenter(read_volume(dicom))
     with pytest.raises(InputError, match='do not lie on'): write_seg(replace(mask, affine=mask.affine@make_affine((0,9,0),(1,0,0),(0,1,0),(0,0,1))), dicom, tmp_path/'m.dcm')
