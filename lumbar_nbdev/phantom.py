@@ -444,7 +444,7 @@ def outline(
     return np.cbrt(_cube(x/width)+_cube(r/depth))
 
 # %% ../nbs/03_phantom.ipynb #c0059
-OUTLINE = dict(bone=.4, disc=.6, canal=-.9) # mm that SPIDER's outlines stay inside the dark rims, so that neighbours do not touch; the canal's goes beyond the sac
+OUTLINE = dict(bone=.4, disc=.6) # mm that SPIDER's outlines stay inside the dark rims, so that neighbours do not touch
 
 @patch
 def paint_disc(self:Canvas,
@@ -621,7 +621,7 @@ def paint_canal(self:Canvas):
     self.paint(box, ellipse((x,12.5),(r-depth-a.canal/2-.3,a.canal/2)), 'fat', 0)
     for k in range(LOWEST-1, len(a.disc)): self.paint_ligament(k, borders)
     sac = ellipse((x,half),(r-middle,ap))
-    self.paint(box, np.maximum(sac-.7, np.float32(c.bodies[3]-8)-s), 'ligament', CANAL, inset=OUTLINE['canal']+.7); self.paint(box, sac, 'csf')
+    self.paint(box, sac-.7, 'ligament', 0); self.paint(box, sac, 'csf', CANAL)
     self.paint_nerves(box, x, r-middle, s, half, ap, sac)
     for k in DISCS.values():
         for side,row in ((1,3),(-1,4)): self.paint_recess(k, side, a.sizes[row][LOWEST+3-k])
