@@ -11,7 +11,7 @@ help:
 	@echo "make docs                        the site, in _docs/"
 	@echo "make lab                         the notebooks in JupyterLab"
 	@echo "make bench                       the benchmarks, one table each"
-	@echo "make weights SPIDER=/path        train the packaged segmenters anew, about an hour and a half"
+	@echo "make weights SPIDER=/path        make the packaged weights anew, about two hours"
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,11) and "lumbar_nbdev needs Python 3.11 or newer; set PYTHON=/path/to/python3")'
@@ -41,7 +41,7 @@ bench: .venv/installed
 	@$(foreach f,$(sort $(wildcard benchmarks/*.py)),$(BIN)/python $(f) &&) echo "$(words $(wildcard benchmarks/*.py)) benchmarks run"
 
 weights: .venv/installed
-	$(BIN)/python -c 'import sys; from lumbar_nbdev.segmentation import make_weights; make_weights(sys.argv[1])' $(SPIDER)
+	$(BIN)/python -c 'import sys; from lumbar_nbdev.segmentation import make_weights; from lumbar_nbdev.discs import train_discs; make_weights(sys.argv[1]); train_discs(sys.argv[1])' $(SPIDER)
 
 clean:
 	rm -rf $(DEMO) _proc _docs .pytest_cache

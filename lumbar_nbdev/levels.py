@@ -22,7 +22,7 @@ from .core import *
 from .segmenter import CLASSES,PARTS,Segmenter,class_chances,class_mask,packaged_segmenter,part_mask,read_back
 from .spider import level_name
 from .unet import dice
-from .volume import Volume,make_affine
+from .volume import Volume
 
 # %% ../nbs/12a_levels.ipynb #c0004
 _all_ = ['Segmenter','level_name','packaged_segmenter']
@@ -56,10 +56,10 @@ class Piece:
     depth:float # Along it, front to back, mm
     sure:float # Mean chance that it is disc, 0..1
     lowest:float # The part of that chance that says: the lowest, 0..1
-    edge:bool # Does it touch the first or the last row?
+    edge:bool # Does the picture end there, above or below?
 
 # %% ../nbs/12a_levels.ipynb #c0023
-def _measure(voxels, chances, pixel):
+def _measure(voxels, chances, pixel, ends):
     "A `Piece` of some voxels."
     cut = np.bincount(voxels[:,0])*pixel**2
     p = voxels[cut[voxels[:,0]]>=.5*cut.max(),1:]*pixel # of the slices that cut it well
@@ -67,8 +67,7 @@ def _measure(voxels, chances, pixel):
     up = axes[:,0]*-np.sign(axes[0,0] or 1)
     if spread[1]<2.5*spread[0] or up[0]>-.4: up = np.array([-1.,0]) # too round to have a direction, or no disc's direction
     c,low = (chances[:,i][tuple(voxels.T)] for i in (3,4))
-    edge = np.isin(voxels[:,1], (0,chances.shape[2]-1)).any()
-    return Piece(voxels, p.mean(0), up, cut.max(), *np.sqrt(12*spread), float((c+low).mean()), float((low/(c+low+1e-6)).mean()), bool(edge))
+    return Piece(voxels, p.mean(0), up, cut.max(), *np.sqrt(12*spread), float((c+low).mean()), float((low/(c+low+1e-6)).mean()), bool(np.isin(voxels[:,1], ends).any()))
 
 # %% ../nbs/12a_levels.ipynb #c0025
 _TALLEST = 28 # mm from the first to the last row of a piece; what is taller may be two discs
@@ -92,14 +91,15 @@ _LEAST = 25 # mm², smallest cut of a disc
 def disc_pieces(
     chances:np.ndarray, # (slices, parts, rows, columns), 0..1
     parts:np.ndarray, # The likeliest of `CLASSES` at each voxel, shape (slices, rows, columns)
-    pixel:float # Side of a pixel, mm
+    pixel:float, # Side of a pixel, mm
+    inside:np.ndarray=None # bool (rows, columns): where there is picture; default: everywhere
 )->list: # `Piece`s, the lowest first
     "The pieces of disc in the network's answer."
     labels,_ = ndimage.label(parts==3)
-    pieces = []
+    pieces,ends = [], (0,parts.shape[1]-1) if inside is None or not inside.any() else np.flatnonzero(inside.any(1))[[0,-1]]
     for i,box in enumerate(ndimage.find_objects(labels), 1):
         for p in _apart(labels[box]==i, pixel):
-            if p.sum((1,2)).max()*pixel**2>=_LEAST: pieces.append(_measure(np.argwhere(p)+[b.start for b in box], chances, pixel))
+            if p.sum((1,2)).max()*pixel**2>=_LEAST: pieces.append(_measure(np.argwhere(p)+[b.start for b in box], chances, pixel, ends))
     return sorted(pieces, key=lambda p: -p.middle[0])
 
 # %% ../nbs/12a_levels.ipynb #c0030
@@ -345,7 +345,7 @@ def _table(found):
 def _count(chances, parts, pixel, inside=None):
     "The column of a series, its steps, and the chance and the evidence of each way to count them."
     sheet = side_view(parts)
-    column,steps = disc_column(disc_pieces(chances, parts, pixel), sheet, pixel)
+    column,steps = disc_column(disc_pieces(chances, parts, pixel, inside), sheet, pixel)
     if not column: return [],[],None,None
     table = evidence(column, steps, sheet, pixel, inside)
     return column, steps, name_odds(table), table
@@ -423,7 +423,7 @@ def mirrored(
 _SURE,_LIES = .95,np.log(50) # an anchor that needs no second look; log odds from which a header is not believed
 
 @patch
-def righted(self:Segmenter,
+def mirror_needed(self:Segmenter,
     volume:Volume, # A sagittal series
     chances:np.ndarray, # Its chances
     affine:np.ndarray # Their grid's, (4, 4), mm
@@ -433,7 +433,7 @@ def righted(self:Segmenter,
     few = slice(max(k-1,0), k+2)
     here,taper = anchor(chances[few], pixel)
     if here>=_SURE or not (chances[few].argmax(1)>0).any(): return ''
-    part = replace(volume, data=volume.data[few], affine=volume.affine@make_affine((few.start,0,0),(1,0,0),(0,1,0),(0,0,1)))
+    part = volume.slab(few.start, few.stop)
     odds = {}
     for n,axes in MIRRORS.items():
         there,other = anchor(self.chances(mirrored(part, axes))[0], pixel)
@@ -461,7 +461,7 @@ def __call__(self:Segmenter,
 )->Volume: # uint16, SPIDER's values on the volume's own grid; meta['levels'] as from `name_parts`; `InputError` if it is not sagittal
     "The named mask of a series."
     chances,affine = self.chances(volume)
-    if turn := self.righted(volume, chances, affine): chances,affine = self.chances(volume := mirrored(volume, MIRRORS[turn]))
+    if turn := self.mirror_needed(volume, chances, affine): chances,affine = self.chances(volume := mirrored(volume, MIRRORS[turn]))
     labels,p,levels = name_parts(chances, np.linalg.norm(affine[:3,1]), _picture(volume, affine, chances.shape[2:]))
     mask = numbers_back(labels, p, affine, volume)
     if turn:
@@ -496,7 +496,7 @@ def evaluate_names(
                          right=sum((c==v).sum()>.5*len(c) for v,c in called.items()), confidence=l['confidence'], lowest_seen=l['lowest_seen']))
     if not rows: raise InputError("no series to evaluate names on", todo="give pairs of a series and its true mask")
     table = pd.DataFrame(rows)
-    bins = table.assign(all_right=table.right>=table.found, range=pd.cut(table.confidence, [0,.5,.8,.95,1], include_lowest=True))
+    bins = table.assign(all_right=(table.found>0)&(table.right==table.found), range=pd.cut(table.confidence, [0,.5,.8,.95,1], include_lowest=True))
     return table, bins.groupby('range', observed=True).agg(series=('discs','size'), stated=('confidence','mean'), right=('all_right','mean'))
 
 # %% ../nbs/12a_levels.ipynb #c0092

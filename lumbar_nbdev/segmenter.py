@@ -59,8 +59,10 @@ STEP = 4. # mm from a slice to the neighbours that are seen with it
 
 def _averaged(volume, mm):
     "A volume whose in-plane pixels, where much finer than `mm`, hold the mean of about `mm`."
-    size = [1,*(max(1, round(mm/s)) for s in volume.spacing[1:])]
-    return volume if max(size)<2 else replace(volume, data=ndimage.uniform_filter(np.asarray(volume.data, np.float32), size, mode='nearest'))
+    size = np.array([1,*(max(1, round(mm/s)) for s in volume.spacing[1:])])
+    if size.max()<2: return volume
+    affine = volume.affine.copy(); affine[:3,3] -= affine[:3,:3]@((size%2==0)/2) # the middle of an even number of pixels lies between two
+    return replace(volume, data=ndimage.uniform_filter(np.asarray(volume.data, np.float32), size, mode='nearest'), affine=affine)
 
 def network_pictures(
     volume:Volume, # A sagittal series

@@ -130,7 +130,7 @@ def read_card(
     file = Path(f'{path}.json')
     try: card = json.loads(file.read_text(encoding='utf-8'))
     except FileNotFoundError: raise ModelError(f"no {kind} model", file, "train one, or give the folder that holds it")
-    except (OSError, ValueError) as e: raise ModelError(f"cannot read the model's card ({type(e).__name__})", file, "train or copy the model again")
+    except (OSError, ValueError, RecursionError) as e: raise ModelError(f"cannot read the model's card ({type(e).__name__})", file, "train or copy the model again")
     if not isinstance(card, dict) or not isinstance(card.get('weights'), str) or not isinstance(card.get('kind'), str):
         raise ModelError("not a model card of ours", file, "train or copy the model again")
     if card['kind']!=kind: raise ModelError(f"a {card['kind']!r} model where a {kind!r} model is needed", file, "give another folder")

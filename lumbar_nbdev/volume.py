@@ -122,6 +122,19 @@ def nearest_slice(self:Volume,
     k = int(np.abs(heights).argmin())
     return k, float(abs(heights[k]))
 
+# %% ../nbs/01_volume.ipynb #c0033b
+@patch
+def slab(self:Volume,
+    first:int, # The first slice wanted
+    stop:int, # The slice to stop before
+    step:int=1 # Take every how manieth
+)->Volume: # The same rows and columns; meta's `instances` are those of the slices
+    "Some slices of a volume, in their place."
+    some,affine,meta = slice(first,stop,step), self.affine.copy(), dict(self.meta)
+    affine[:3,3] = self.to_world([first,0,0]); affine[:3,0] *= step
+    if 'instances' in meta: meta['instances'] = meta['instances'][some]
+    return Volume(self.data[some], affine, meta)
+
 # %% ../nbs/01_volume.ipynb #c0036
 def direction_letter(
     direction # (3,) A direction in the patient, LPS

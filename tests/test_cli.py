@@ -1,5 +1,5 @@
 "The command as a user meets it: exit status, one line for a mistake, nothing half-written."
-import json,os,subprocess,sys
+import json,os,shutil,subprocess,sys
 from pathlib import Path
 import pandas as pd
 import pytest
@@ -53,6 +53,22 @@ def test_missing_and_empty_folders(tmp_path, capsys):
         refused(capsys, str(f), 'train', 'grader', '--rsna', f, '--out', tmp_path/'m')
         refused(capsys, str(f), 'discs', f, '--out', tmp_path/'d')
     assert not list(tmp_path.iterdir())
+
+def test_discs_of_a_cohort(cohort, tmp_path, capsys):
+    from lumbar_nbdev.cohort import Cohort
+    part = tmp_path/'rsna'; studies = Cohort(cohort/'rsna', 'train').studies[:2]
+    shutil.copytree(cohort/'rsna', part)
+    for f in ('train.csv','train_label_coordinates.csv','train_series_descriptions.csv'):
+        t = pd.read_csv(part/f); t[t.study_id.isin(studies)].to_csv(part/f, index=False)
+    status,out,_ = run(capsys, 'discs', part, '--out', tmp_path/'out')
+    table = pd.read_csv(tmp_path/'out'/'discs.csv')
+    assert status==0 and f'2 masks and discs.csv with {len(table)} discs' in out and len(table)>=8
+    assert sorted(p.name for p in (tmp_path/'out').iterdir())==sorted(['discs.csv',*(f'{s}.mha' for s in studies)])
+
+def test_a_mask_never_replaces_its_scan(cohort, tmp_path, capsys):
+    scan = tmp_path/'scan.mha'; shutil.copy(next((cohort/'spider'/'images').glob('*.mha')), scan); before = scan.read_bytes()
+    refused(capsys, 'its own scan', 'segment', scan, '--out', tmp_path/'.'/'scan.mha')
+    assert scan.read_bytes()==before
 
 def test_phantom_is_repeatable(tmp_path):
     a,b = write_cohort(tmp_path/'a', 2, 5, workers=1),write_cohort(tmp_path/'b', 2, 5, workers=2)

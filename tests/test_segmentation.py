@@ -56,6 +56,24 @@ def test_any_card(tmp_path_factory, data):
     (folder/'segmenter.json').write_bytes(data)
     with pytest.raises(ModelError): read_card(folder/'segmenter', 'segmenter')
 
+def test_a_card_of_a_hundred_thousand_brackets(tmp_path):
+    (tmp_path/'segmenter.json').write_text('['*200000)
+    with pytest.raises(ModelError, match='card'): read_card(tmp_path/'segmenter', 'segmenter')
+
+def test_damaged_weights_to_begin_with_are_not_passed_over(tmp_path):
+    "A training that would silently begin from photographs instead would be another training."
+    from lumbar_nbdev.segmentation import fit_segmenter
+    data = SpiderSet(phantom_cohort(8)/'spider')
+    packaged_segmenter('phantom').save(tmp_path, 'phantom', half=True)
+    (tmp_path/'phantom.safetensors').write_bytes(b'x')
+    with pytest.raises(ModelError): fit_segmenter(data, (['1_t2'],['2_t2']), settings('quick'), tmp_path/'out', tmp_path, [])
+
+def test_one_patient_cannot_be_cross_validated(tmp_path):
+    from lumbar_nbdev.segmentation import cross_validate
+    image,mask = SpiderSet(phantom_cohort(8)/'spider').load('1_t2')
+    for sub,v in (('images',image),('masks',mask)): write_image(v, tmp_path/sub/'1_t2.mha')
+    with pytest.raises(InputError, match='too few patients'): cross_validate(SpiderSet(tmp_path), settings('quick'), tmp_path/'out')
+
 def test_missing_model(tmp_path):
     with pytest.raises(ModelError, match='no segmenter model'): Segmenter.load(tmp_path/'nothing')
 
@@ -105,9 +123,10 @@ def test_a_killed_training_ends_where_an_undisturbed_one_does(tmp_path):
     data = phantom_cohort(8)/'spider'
     whole = training(data, tmp_path/'whole')
     cut = training(data, tmp_path/'cut')
-    epochs = int(np.random.default_rng(int(time.time())).integers(1,5))
+    chance = np.random.default_rng(); epochs,delay = int(chance.integers(1,7)), float(chance.uniform(0,.4)) # after the sixth it is being judged
+    print(f'killed {delay:.2f} s after epoch {epochs} of 6')
     while cut.poll() is None and (not (tmp_path/'cut/training.csv').exists() or len(pd.read_csv(tmp_path/'cut/training.csv'))<epochs): time.sleep(.02)
-    time.sleep(float(np.random.default_rng().uniform(0,.4)))
+    time.sleep(delay)
     cut.send_signal(signal.SIGKILL); cut.wait()
     assert not (tmp_path/'cut/segmenter.json').exists(), "it was killed too late to test anything"
     again = training(data, tmp_path/'cut')
@@ -119,6 +138,7 @@ def test_a_killed_training_ends_where_an_undisturbed_one_does(tmp_path):
     a,b = (json.loads((tmp_path/n/'segmenter.json').read_text())['dice'] for n in ('whole','cut'))
     assert all(abs(a[k]-b[k])<=1e-3 for k in ('vertebra','canal','disc')), (a,b)
     assert not (tmp_path/'cut/checkpoint.safetensors').exists()
+    print(f"largest difference of any figure of any epoch: {np.nanmax(np.abs(pd.read_csv(tmp_path/'whole/training.csv')-pd.read_csv(tmp_path/'cut/training.csv')).to_numpy()):.1e}")
 
 def test_another_trainings_checkpoint_is_not_taken_up(tmp_path):
     from lumbar_nbdev.segmentation import Checkpoint
@@ -131,12 +151,12 @@ def test_another_trainings_checkpoint_is_not_taken_up(tmp_path):
 
 def test_unknown_labels_cost_one_series(tmp_path):
     "A mask with a value that stands for nothing is left out of the training, and the rest goes on."
-    from lumbar_nbdev.segmentation import _pictures
+    from lumbar_nbdev.segmentation import series_pictures
     source = SpiderSet(phantom_cohort(8)/'spider')
     for stem in ('1_t2','2_t2'):
         image,mask = source.load(stem)
         if stem=='2_t2': mask = replace(mask, data=np.where(mask.data==100, 77, mask.data))
         for sub,v in (('images',image),('masks',mask)): write_image(v, tmp_path/sub/f'{stem}.mha')
     data = SpiderSet(tmp_path)
-    assert len(_pictures(data, ['1_t2','2_t2'], settings('quick'), 0))==settings('quick').segmenter_slices
+    assert len(series_pictures(data, ['1_t2','2_t2'], settings('quick'), 0))==settings('quick').segmenter_slices
     assert any('2_t2' in p for p in data.problems)
