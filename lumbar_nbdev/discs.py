@@ -712,7 +712,7 @@ def train_discs(
     spider, # A SPIDER folder, real
     out=WEIGHTS, # Folder for `discs.safetensors` and `discs.json`
     patients:int=300, # Phantom patients of the first lesson
-    lessons:tuple=(300,100), # Batches of the first and of the second lesson
+    lessons:tuple=(900,100), # Batches of the first and of the second lesson
     seed:int=7 # Seed of the phantoms
 )->dict: # The network's card; `InputError` if fewer than two patients have masks
     "Make the network of this chapter: phantoms, then real slices; judge both; keep it."
