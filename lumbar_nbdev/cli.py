@@ -9,7 +9,7 @@ __all__ = ['phantom', 'fetch', 'check', 'train', 'segment', 'discs', 'predict', 
            'parser', 'main']
 
 # %% ../nbs/99_cli.ipynb #c0003
-import argparse,errno,json,logging,sys,warnings
+import argparse,errno,gc,json,logging,sys,warnings
 from pathlib import Path
 from . import __version__
 from .core import *
@@ -180,6 +180,7 @@ def main(
 )->int: # Exit status: 0, or 2 for a user's mistake
     "The `lumbar` command."
     logging.basicConfig(format='lumbar: %(message)s', level=logging.WARNING)
+    gc.set_threshold(200_000, 20, 20) # a second less for the imports of torch and timm, which make many objects and no garbage
     try:
         a = parser().parse_args(words)
         with warnings.catch_warnings():

@@ -87,7 +87,7 @@ def read_back(
     for k,p in enumerate(torch.as_tensor(chances)):
         y,x = ((to[i,0]*k+to[i,1]*r+to[i,2]*c+to[i,3]+.5)*2/n-1 for i,n in ((1,p.shape[1]),(2,p.shape[2])))
         at = torch.tensor(np.stack(np.broadcast_arrays(x,y), -1), dtype=torch.float32)
-        out[k] = F.grid_sample(p[None].float(), at[None], padding_mode='border', align_corners=False)[0].argmax(0).numpy()
+        out[k] = F.grid_sample(p[None].float(), at[None], padding_mode='border', align_corners=False)[0].max(0).indices.numpy() # three times as fast as argmax
     return out
 
 # %% ../nbs/11a_segmenter.ipynb #c0027
