@@ -1,9 +1,9 @@
-# make demo | make test | make docs | make lab | make bench | make weights
+# make demo | make test | make docs | make lab | make bench | make weights | make grader
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs lab bench weights clean
+.PHONY: help demo test docs lab bench weights grader clean
 
 help:
 	@echo "make demo [DATA=/path/to/rsna]   the whole path, on phantoms or on a competition folder"
@@ -11,7 +11,8 @@ help:
 	@echo "make docs                        the site, in _docs/"
 	@echo "make lab                         the notebooks in JupyterLab"
 	@echo "make bench                       the benchmarks, one table each"
-	@echo "make weights SPIDER=/path        make the packaged weights anew, about two hours"
+	@echo "make weights SPIDER=/path        make the packaged segmenters anew, about two hours"
+	@echo "make grader                      make the packaged grader anew, about an hour and a half"
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,11) and "lumbar_nbdev needs Python 3.11 or newer; set PYTHON=/path/to/python3")'
@@ -42,6 +43,9 @@ bench: .venv/installed
 
 weights: .venv/installed
 	$(BIN)/python -c 'import sys; from lumbar_nbdev.segmentation import make_weights; from lumbar_nbdev.discs import train_discs; make_weights(sys.argv[1]); train_discs(sys.argv[1])' $(SPIDER)
+
+grader: .venv/installed
+	$(BIN)/python -c 'from lumbar_nbdev.severity import make_grader; print(make_grader())'
 
 clean:
 	rm -rf $(DEMO) _proc _docs .pytest_cache

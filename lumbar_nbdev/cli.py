@@ -51,7 +51,7 @@ def train(a):
         from lumbar_nbdev.cohort import Cohort
         from lumbar_nbdev.severity import train_grader
         card = train_grader(Cohort(a.rsna, 'train'), out, run)
-        print(f"loss on {len(card['held_out'])} held-out studies: {card['loss']:.3f}")
+        print(f"score on {len(card['held_out'])} held-out studies at given coordinates: {card['loss']:.3f}")
     print(f"model: {out/a.what}.safetensors")
 
 # %% ../nbs/99_cli.ipynb #c0011
@@ -79,9 +79,8 @@ def predict(a):
     "Grade every study of a competition folder."
     from lumbar_nbdev.cohort import Cohort
     from lumbar_nbdev.scale import check_device,predict_folder
-    from lumbar_nbdev.submission import Predictor
-    predictor = Predictor(check_device(settings(a.profile)), a.models)
-    table = predict_folder(Cohort(a.rsna_dir, a.split), a.out, predictor)
+    run = check_device(settings(a.profile))
+    table = predict_folder(Cohort(a.rsna_dir, a.split), a.out, run, a.models)
     print(f"{len(table)} rows: {Path(a.out)/'submission.csv'}\nreport: {Path(a.out)/'report'/'index.html'}")
 
 def score(a):
@@ -95,7 +94,7 @@ def score(a):
 def bundle(a):
     "Gather what the offline competition notebook needs."
     from lumbar_nbdev.submission import write_bundle
-    print(f"bundle: {write_bundle(a.out, a.models or settings().models)}")
+    print(f"bundle: {write_bundle(a.out, a.models)}")
 
 def app(a):
     "Open the viewer in a browser."
@@ -109,7 +108,6 @@ def demo(a):
     from lumbar_nbdev.scale import check_device,predict_folder
     from lumbar_nbdev.segmentation import train_segmenter
     from lumbar_nbdev.severity import train_grader
-    from lumbar_nbdev.submission import Predictor
     run,out = check_device(settings(a.profile)), Path(a.out)
     cohort = Cohort(a.rsna, 'train') if a.rsna else None
     phantoms = out/'phantom'
@@ -118,7 +116,7 @@ def demo(a):
     print("\nTraining the segmenter"); train_segmenter(phantoms/'spider', out/'models', run)
     print("\nTraining the grader"); card = train_grader(cohort, out/'models', run)
     held_out = cohort.keep(card['held_out'])
-    graded = predict_folder(held_out, out, Predictor(run, out/'models'))
+    graded = predict_folder(held_out, out, run, out/'models')
     print(f"\n{demo_scores(cohort, held_out, graded, run).round(3).to_string()}")
     print(f"\n{len(held_out.studies)} held-out studies{'' if a.rsna else ', phantom results'}; lower is better")
     print(f"submission: {out/'submission.csv'}\nreport: {out/'report'/'index.html'}")

@@ -138,13 +138,13 @@ class Settings:
     segmenter_size:int # Side of the segmenter's training window, pixels, a multiple of 32
     segmenter_epochs:int # Epochs of the segmenter
     segmenter_batch:int # Slices in a batch of the segmenter
-    grader_pixels:int # Side of the grader's square crops, pixels, a multiple of 32
     grader_epochs:int # Epochs of the grader
+    grader_folds:int # Folds by study to which the grader's calibration is fitted; 1: none
     grader_batch:int # Crops in a batch of the grader
     baseline_epochs:int # Epochs of the plain CNN
 
 # %% ../nbs/00_core.ipynb #c0037
-_LEAST = dict(workers=1, studies=0, segmenter_slices=1, segmenter_phantoms=1, segmenter_neighbours=0, segmenter_epochs=1, segmenter_batch=1, grader_epochs=1, grader_batch=1, baseline_epochs=1, seed=0)
+_LEAST = dict(workers=1, studies=0, segmenter_slices=1, segmenter_phantoms=1, segmenter_neighbours=0, segmenter_epochs=1, segmenter_batch=1, grader_epochs=1, grader_folds=1, grader_batch=1, baseline_epochs=1, seed=0)
 
 def _setting(key, kind, text, where):
     "One value of the settings file, converted and checked."
@@ -154,7 +154,7 @@ def _setting(key, kind, text, where):
     except ValueError: raise bad('a whole number' if kind is int else 'a number')
     if key in _LEAST and value<_LEAST[key]: raise bad(f'at least {_LEAST[key]}')
     if key=='holdout' and not 0<value<1: raise bad('between 0 and 1')
-    if key in ('segmenter_size','grader_pixels') and (value<32 or value%32): raise bad('a multiple of 32')
+    if key=='segmenter_size' and (value<32 or value%32): raise bad('a multiple of 32')
     if key=='device' and value not in ('cpu','cuda'): raise bad("'cpu' or 'cuda'")
     return value
 

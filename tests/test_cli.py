@@ -99,12 +99,12 @@ def test_score_refuses(cohort, tmp_path, capsys):
         table.to_csv(tmp_path/f'{name}.csv', index=False)
         refused(capsys, '', 'score', tmp_path/f'{name}.csv', labels)
 
-def test_predict_without_models_gives_priors(cohort, tmp_path, capsys, no_models):
+def test_predict_without_models_uses_the_packaged_ones(cohort, tmp_path, capsys, no_models):
     status,out,err = run(capsys, 'predict', cohort/'rsna', '--out', tmp_path/'out')
     assert status==0
     check_submission(tmp_path/'out/submission.csv', 6)
     page = (tmp_path/'out/report/index.html').read_text()
-    assert 'no grader model' in page and 'no medical device' in page
+    assert 'phantoms only, no real scan' in page and 'no medical device' in page
 
 def test_predict_with_a_foreign_model(cohort, tmp_path, capsys):
     refused(capsys, 'model', 'predict', cohort/'rsna', '--out', tmp_path/'out', '--models', tmp_path)

@@ -1,0 +1,119 @@
+"""The ladder: what each idea adds to the score, on one split of one phantom cohort, with the same minutes of training for every rung.
+
+    python benchmarks/ladder.py [--studies 300] [--minutes 6] [--folder DIR]
+
+Two thirds of the studies are learned from, by their labels alone; the others are graded. DIR keeps the studies between runs. Every rung has a 95 % interval over studies, and so has its step from the rung before.
+"""
+import argparse,os,tempfile,time
+os.environ.setdefault('OMP_NUM_THREADS', '2'); os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+import pandas as pd
+from lumbar_nbdev import severity
+from lumbar_nbdev.baseline import baseline_submission,plain_cnn,train_baseline
+from lumbar_nbdev.cohort import Cohort
+from lumbar_nbdev.core import *
+from lumbar_nbdev.crops import DEPTH,cohort_crops,join_crops,study_crops
+from lumbar_nbdev.evaluation import bootstrap_scores,study_costs
+from lumbar_nbdev.landmarks import find_places
+from lumbar_nbdev.levels import packaged_segmenter
+from lumbar_nbdev.metric import oracle_submission,prior_submission,prior_table,score
+from lumbar_nbdev.phantom import write_cohort
+from lumbar_nbdev.severity import CropSet,calibrated,fit_calibration,fold_answers,grader_learner,grader_logits,place_numbers,place_submission,targets,teach_grader
+from lumbar_nbdev.unet import create_encoder
+
+OWN = dict(spinal=slice(0,DEPTH['sagittal']), foraminal=slice(0,DEPTH['sagittal']), subarticular=slice(DEPTH['sagittal'],None)) # slices of the series a group is named after
+
+def only(crops, slices):
+    "Crops of which only some slices are there; `slices` gives them for each group."
+    shown = np.zeros_like(crops.shown)
+    for g,s in slices.items():
+        m = (crops.places.condition.map(condition_group)==g).to_numpy()
+        shown[m,s] = crops.shown[m,s]
+    return replace(crops, shown=shown)
+
+def found_crops(cohort, segmenter):
+    "Crops around places that were found."
+    parts = []
+    for s in progress(cohort.studies, 'finding places'):
+        volumes = cohort.volumes(s)
+        sagittal = [v for k in ('Sagittal T2/STIR','Sagittal T1') for v in volumes if v.meta['series_type']==k]
+        if sagittal: parts.append(study_crops(volumes, find_places(segmenter(sagittal[0])).assign(study_id=s)))
+    return join_crops(parts)
+
+def in_time(minutes, what, learner, batches):
+    "Epochs that fill the minutes: a few steps are taken and timed."
+    learn = learner()
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1) if batches<12 else None
+        start = time.perf_counter(); learn.fit_one_cycle(1)
+    epochs = max(round(60*minutes/(time.perf_counter()-start)), 1)
+    print(f'{what}: {epochs} epochs', flush=True)
+    return epochs
+
+def main(studies, minutes, folder):
+    folder = Path(folder or tempfile.mkdtemp())/f'ladder-{studies}'
+    if not folder.exists(): write_cohort(folder, studies, 31, 2)
+    cohort,run,work = Cohort(folder/'rsna'), settings('cpu'), Path(tempfile.mkdtemp())
+    train,test = cohort.split_studies(1/3, run.seed)
+    known,labels = (cohort.labels[cohort.labels.study_id.isin(i)] for i in (train,test))
+    priors,raw = prior_table(known), prior_table(known)
+    shares = known.groupby(['condition','level']).severity.value_counts(normalize=True).unstack(fill_value=0).reindex(columns=range(3), fill_value=0).loc[raw.index]+1e-3
+    answers = {'shares of the grades': prior_submission(test, pd.DataFrame(shares.to_numpy(), raw.index, raw.columns)), 'weight-adjusted shares': prior_submission(test, priors)}
+    for name,body,rate in (('plain CNN, 5 layers, whole slices', lambda: plain_cnn(75, 5), 3e-3), ('plain CNN, 10 layers, whole slices', lambda: plain_cnn(75, 10), 3e-3), ('pretrained, whole slices', lambda: create_encoder(run.encoder, pretrained=True, num_classes=75), 1e-3)):
+        start = time.perf_counter(); train_baseline(cohort, train, test, body(), replace(run, baseline_epochs=1), rate); first = time.perf_counter()
+        train_baseline(cohort, train, test, body(), replace(run, baseline_epochs=3), rate); each = (time.perf_counter()-first-(first-start))/2
+        epochs = max(round(60*minutes/max(each, .1)), 1)
+        print(f'{name}: {epochs} epochs', flush=True)
+        net = train_baseline(cohort, train, test, body(), replace(run, baseline_epochs=epochs), rate).model
+        answers[name] = baseline_submission(net, cohort, test)
+    table = priors.loc[PLACES].to_numpy()
+    learned,given = (cohort_crops(cohort.keep(i), 2) for i in (train,test))
+    found = found_crops(cohort.keep(test), packaged_segmenter())
+    one = {g: s.start+DEPTH['sagittal' if s.start==0 else 'axial']//2 for g,s in OWN.items()}
+    everything = {g: slice(None) for g in GROUPS}
+    nudge,shift,lost = dict(severity.NUDGE), severity.varied.__defaults__, severity.LOST
+    nets = {}
+    def rung(name, kind, slices, exact):
+        severity.NUDGE,severity.LOST = (dict.fromkeys(nudge, 0.),0.) if exact else (nudge,lost)
+        severity.varied.__defaults__ = (0.5,) if exact else shift
+        mine = only(learned, slices)
+        if kind not in nets:
+            mine,watch = mine[mine.shown.any(1)], only(given, slices)
+            few = replace(run, grader_epochs=1)
+            epochs = in_time(minutes, name, lambda: grader_learner(mine[np.arange(len(mine)//8)], watch[np.arange(24)], table, few), len(mine)//8//run.grader_batch)/8
+            nets[kind] = teach_grader(mine, watch, table, replace(run, grader_epochs=max(round(epochs), 1)), work/kind), replace(run, grader_epochs=max(round(epochs), 1))
+        return nets[kind][0]
+    def answer(net, crops, slices):
+        crops = only(crops, slices)
+        return place_submission(crops.places, calibrated(grader_logits(net, CropSet(crops))[0], place_numbers(crops.places), severity.AS_IT_IS), priors)
+    net = rung('crops, one slice', 'one', one, True)
+    answers['crops at given coordinates, one slice'] = answer(net, given, one)
+    answers['the same, at found places'] = answer(net, found, one)
+    net = rung('errors of the search while training', 'one-off', OWN, False)
+    answers['slices weighed by attention, errors of the search while training'] = answer(net, found, OWN)
+    net = rung('both views', 'views', everything, False)
+    answers['both views'] = answer(net, found, everything)
+    several = replace(nets['views'][1], grader_folds=4)
+    logits = fold_answers(learned, table, several, work/'folds', keep=(fold_nets := []))
+    number = place_numbers(learned.places)
+    bent = fit_calibration(logits, number, targets(learned.places))
+    mean = lambda crops: np.mean([calibrated(grader_logits(n, CropSet(crops))[0], place_numbers(crops.places), bent) for n in fold_nets], 0)
+    answers['calibrated on folds'] = place_submission(found.places, calibrated(grader_logits(net, CropSet(found))[0], place_numbers(found.places), bent), priors)
+    answers['the four folds together'] = place_submission(found.places, mean(found), priors)
+    answers['the same, at given coordinates'] = place_submission(given.places, mean(given), priors)
+    truth = pd.read_csv(folder/'rsna/truth.csv')
+    answers['oracle'] = oracle_submission(truth[truth.study_id.isin(test)])
+    drawn = {k: bootstrap_scores(study_costs(v, labels)) for k,v in answers.items()}
+    rows,before = [], None
+    for k,v in answers.items():
+        step = drawn[k]-drawn[before] if before else np.zeros(1)
+        rows.append(dict(rung=k, **{n: x for n,x in list(score(v, labels).as_dict().items())[:5]}, low=np.quantile(drawn[k], .025), high=np.quantile(drawn[k], .975), adds=step.mean(), from_=np.quantile(step, .025), to=np.quantile(step, .975)))
+        before = k
+    print(f'\n{len(train)} phantom studies learned from by their labels, {len(test)} graded; {minutes} minutes of training a rung on 2 CPU cores; lower is better\n')
+    print(pd.DataFrame(rows).set_index('rung').round(3).to_string())
+
+if __name__=='__main__':
+    p = argparse.ArgumentParser(); p.add_argument('--studies', type=int, default=300); p.add_argument('--minutes', type=float, default=6); p.add_argument('--folder')
+    a = p.parse_args(); main(a.studies, a.minutes, a.folder)
