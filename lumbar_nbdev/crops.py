@@ -19,7 +19,7 @@ from .landmarks import best_volume
 from .volume import Volume
 
 # %% ../nbs/22_crops.ipynb #f0010
-PIXEL,SIDE = .5, 112 # mm; pixels: a window of 56 mm, of which a grader sees the inner 48
+PIXEL,SIDE = .5, 112 # mm; pixels: a window of 56 mm, of which a grader sees the inner 32
 DEPTH = dict(sagittal=7, axial=5) # slices cut from a series
 
 def window(

@@ -10,7 +10,6 @@ __all__ = ['DISC_PIXEL', 'SLOTS', 'LABELS', 'disc_window', 'series_discs', 'disc
 
 # %% ../nbs/24a_gradings.ipynb #h0003
 from dataclasses import replace
-from functools import partial
 import numpy as np
 import pandas as pd
 import torch
@@ -22,7 +21,7 @@ from sklearn.metrics import cohen_kappa_score,roc_auc_score
 from sklearn.model_selection import GroupKFold
 from torch.utils.data import DataLoader
 from .core import *
-from .crops import DEPTH,SIDE,SLICES,Crops,grey_range,join_crops
+from .crops import DEPTH,SIDE,SLICES,Crops,grey_range
 from .landmarks import disc_frame
 from .segmentation import EpochProgress
 from .severity import CropSet,Grader,LookCB,RATE,grader_logits
@@ -68,7 +67,7 @@ def disc_crops(
 )->Crops: # patient, disc and the three labels in `places`
     "The graded discs of patients."
     if data.gradings is None: raise InputError("no gradings", data.path, "it needs radiological_gradings.csv")
-    graded = data.gradings.set_index(['patient','disc']).rename(columns={k: v for k,v in dict(disc_narrowing='narrowing', disc_bulging='bulging').items()})[list(LABELS)]
+    graded = data.gradings.set_index(['patient','disc'])[list(LABELS)]
     rows = []
     for patient in progress(patients, 'finding discs'):
         found = {}

@@ -56,7 +56,8 @@ class Predictor:
         have = lambda kind: models is not None or (folder/f'{kind}.json').exists()
         self.segmenter = Segmenter.load(folder, run.device) if have('segmenter') else packaged_segmenter(device=run.device)
         self.grader = SavedGrader(folder, run.device) if have('grader') else packaged_grader(run.device)
-        self.remarks = [] if have('grader') else ["graded by the packaged grader, which has seen phantoms only, no real scan; train one with lumbar train grader"]
+        packaged = self.grader.card.get('command')=='make grader' # wherever it was copied to
+        self.remarks = ["graded by the packaged grader, which has seen phantoms only, no real scan; train one with lumbar train grader"]*packaged
 
 # %% ../nbs/30_submission.ipynb #c0012
 @patch
@@ -206,11 +207,11 @@ pd.read_csv('submission.csv').head()''']
 
 def write_bundle(
     out, # Folder to make; `InputError` if it is not empty
-    models=None # Folder of trained models; the packaged ones stand in for what it lacks
-)->Path: # `out`
+    models=None # Folder of a trained grader, and a segmenter if it is not to be the packaged one; default: the models of the settings, or the packaged ones
+)->Path: # `out`; `ModelError` if a named folder lacks the grader
     "Gather everything the offline competition notebook needs."
-    out,models = Path(out), Path(models or settings().models)
-    chosen = {kind: models if (models/f'{kind}.json').exists() else PACKAGED for kind in ('segmenter','grader')}
+    out,named,models = Path(out), models is not None, Path(models or settings().models)
+    chosen = {kind: models if (models/f'{kind}.json').exists() or named and kind=='grader' else PACKAGED for kind in ('segmenter','grader')}
     for kind,folder in chosen.items(): read_card(folder/kind, kind)
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError("the folder is not empty", out, "choose a new one")
     with atomic_path(out) as tmp:

@@ -7,12 +7,12 @@ import pytest
 from helpers import *
 from lumbar_nbdev.metric import sample_rows
 from lumbar_nbdev.phantom import write_cohort
-from lumbar_nbdev.submission import write_bundle,write_wheel
+from lumbar_nbdev.submission import Predictor,write_bundle,write_wheel
 
 alone = pytest.mark.skipif(subprocess.run(['unshare','-rn','true'], capture_output=True).returncode!=0, reason="this machine allows no network namespace")
 
 @pytest.fixture(scope='module')
-def bundle(tmp_path_factory): return write_bundle(tmp_path_factory.mktemp('bundle')/'bundle', tmp_path_factory.mktemp('none'))
+def bundle(tmp_path_factory): return write_bundle(tmp_path_factory.mktemp('bundle')/'bundle')
 
 def code_of(bundle): return '\n'.join(''.join(c['source']) for c in json.loads((bundle/'submission.ipynb').read_text())['cells'])
 
@@ -37,6 +37,13 @@ def test_runs_without_a_network(bundle, tmp_path):
     assert done.returncode==0, done.stderr[-2000:]
     sent,wanted = pd.read_csv(work/'submission.csv'), sample_rows([int(p.name) for p in (rsna/'train_images').iterdir()])
     assert sent.row_id.tolist()==wanted.row_id.tolist()
+
+def test_refuses_models_without_a_grader(tmp_path):
+    with pytest.raises(ModelError): write_bundle(tmp_path/'bundle', tmp_path)
+    assert not (tmp_path/'bundle').exists()
+
+def test_the_copied_packaged_grader_still_says_what_it_has_seen(bundle):
+    assert any('phantoms only' in r for r in Predictor(settings('quick'), bundle/'models').remarks)
 
 def test_refuses_a_full_folder(tmp_path):
     (tmp_path/'a').touch()
