@@ -1,9 +1,9 @@
-# make demo | make test | make docs | make lab | make bench | make weights | make grader
+# make demo | make test | make docs | make lab | make bench | make weights | make finder | make grader
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs lab bench weights grader clean
+.PHONY: help demo test docs lab bench weights finder grader clean
 
 help:
 	@echo "make demo [DATA=/path/to/rsna]   the whole path, on phantoms or on a competition folder"
@@ -12,6 +12,7 @@ help:
 	@echo "make lab                         the notebooks in JupyterLab"
 	@echo "make bench                       the benchmarks, one table each"
 	@echo "make weights SPIDER=/path        make the packaged segmenters anew, about two hours"
+	@echo "make finder                      make the packaged finder anew, about half an hour"
 	@echo "make grader                      make the packaged grader anew, about an hour and a half"
 
 .venv/installed: pyproject.toml requirements.lock
@@ -43,6 +44,9 @@ bench: .venv/installed
 
 weights: .venv/installed
 	$(BIN)/python -c 'import sys; from lumbar_nbdev.segmentation import make_weights; from lumbar_nbdev.discs import train_discs; make_weights(sys.argv[1]); train_discs(sys.argv[1])' $(SPIDER)
+
+finder: .venv/installed
+	$(BIN)/python -c 'from lumbar_nbdev.keypoints import make_finder; print(make_finder())'
 
 grader: .venv/installed
 	$(BIN)/python -c 'from lumbar_nbdev.severity import make_grader; print(make_grader())'

@@ -1,6 +1,6 @@
 """The ladder: what each idea adds to the score, on one split of one phantom cohort, with the same minutes of training for every rung.
 
-    python benchmarks/ladder.py [--studies 300] [--minutes 6] [--folder DIR]
+    python benchmarks/ladder.py [--studies 180] [--minutes 4] [--folder DIR]
 
 Two thirds of the studies are learned from, by their labels alone; the others are graded. DIR keeps the studies between runs. Every rung has a 95 % interval over studies, and so has its step from the rung before.
 """
@@ -14,8 +14,9 @@ from lumbar_nbdev import severity
 from lumbar_nbdev.baseline import baseline_submission,plain_cnn,train_baseline
 from lumbar_nbdev.cohort import Cohort
 from lumbar_nbdev.core import *
-from lumbar_nbdev.crops import DEPTH,cohort_crops,join_crops,study_crops
+from lumbar_nbdev.crops import SPAN,cohort_crops,join_crops,study_crops
 from lumbar_nbdev.evaluation import bootstrap_scores,study_costs
+from lumbar_nbdev.keypoints import packaged_finder
 from lumbar_nbdev.landmarks import find_places
 from lumbar_nbdev.levels import packaged_segmenter
 from lumbar_nbdev.metric import oracle_submission,prior_submission,prior_table,score
@@ -23,7 +24,7 @@ from lumbar_nbdev.phantom import write_cohort
 from lumbar_nbdev.severity import CropSet,calibrated,fit_calibration,fold_answers,grader_learner,grader_logits,place_numbers,place_submission,targets,teach_grader
 from lumbar_nbdev.unet import create_encoder
 
-OWN = dict(spinal=slice(0,DEPTH['sagittal']), foraminal=slice(0,DEPTH['sagittal']), subarticular=slice(DEPTH['sagittal'],None)) # slices of the series a group is named after
+OWN = dict(spinal=SPAN['sagittal'], foraminal=SPAN['sagittal'], subarticular=SPAN['axial']) # slices of the series a group is named after
 
 def only(crops, slices):
     "Crops of which only some slices are there; `slices` gives them for each group."
@@ -33,14 +34,24 @@ def only(crops, slices):
         shown[m,s] = crops.shown[m,s]
     return replace(crops, shown=shown)
 
-def found_crops(cohort, segmenter):
-    "Crops around places that were found."
+def found_crops(cohort, segmenter, finder):
+    "Crops around places found from the discs, and around the same places after the second look."
     parts = []
     for s in progress(cohort.studies, 'finding places'):
         volumes = cohort.volumes(s)
         sagittal = [v for k in ('Sagittal T2/STIR','Sagittal T1') for v in volumes if v.meta['series_type']==k]
-        if sagittal: parts.append(study_crops(volumes, find_places(segmenter(sagittal[0])).assign(study_id=s)))
-    return join_crops(parts)
+        if not sagittal: continue
+        places = find_places(segmenter(sagittal[0]))
+        parts.append([study_crops(volumes, p.assign(study_id=s)) for p in (places,finder(volumes, places))])
+    return [join_crops(p) for p in zip(*parts)]
+
+def mirror_canals(crops):
+    "The same crops, those of canals as a mirror shows them."
+    canal,sagittal,axial = (crops.places.condition=='spinal_canal_stenosis').to_numpy(), SPAN['sagittal'], SPAN['axial']
+    pictures,offset,shown = crops.pictures.copy(), crops.offset.copy(), crops.shown.copy()
+    pictures[canal,axial] = crops.pictures[canal,axial,:,::-1]
+    for new,old in ((pictures,crops.pictures),(offset,-crops.offset),(shown,crops.shown)): new[canal,sagittal] = old[canal,sagittal][:,::-1]
+    return replace(crops, pictures=pictures, offset=offset, shown=shown)
 
 def in_time(minutes, what, learner, batches):
     "Epochs that fill the minutes: a few steps are taken and timed."
@@ -70,8 +81,8 @@ def main(studies, minutes, folder):
         answers[name] = baseline_submission(net, cohort, test)
     table = priors.loc[PLACES].to_numpy()
     learned,given = (cohort_crops(cohort.keep(i), 2) for i in (train,test))
-    found = found_crops(cohort.keep(test), packaged_segmenter())
-    one = {g: s.start+DEPTH['sagittal' if s.start==0 else 'axial']//2 for g,s in OWN.items()}
+    discs,found = found_crops(cohort.keep(test), packaged_segmenter(), packaged_finder())
+    one = {g: (s.start+s.stop)//2 for g,s in OWN.items()}
     everything = {g: slice(None) for g in GROUPS}
     nudge,shift,lost = dict(severity.NUDGE), severity.varied.__defaults__, severity.LOST
     nets = {}
@@ -90,7 +101,8 @@ def main(studies, minutes, folder):
         return place_submission(crops.places, calibrated(grader_logits(net, CropSet(crops))[0], place_numbers(crops.places), severity.AS_IT_IS), priors)
     net = rung('crops, one slice', 'one', one, True)
     answers['crops at given coordinates, one slice'] = answer(net, given, one)
-    answers['the same, at found places'] = answer(net, found, one)
+    answers['the same, at places found from the discs'] = answer(net, discs, one)
+    answers['the same, after the second look'] = answer(net, found, one)
     net = rung('errors of the search while training', 'one-off', OWN, False)
     answers['slices weighed by attention, errors of the search while training'] = answer(net, found, OWN)
     net = rung('both views', 'views', everything, False)
@@ -99,10 +111,11 @@ def main(studies, minutes, folder):
     logits = fold_answers(learned, table, several, work/'folds', keep=(fold_nets := []))
     number = place_numbers(learned.places)
     bent = fit_calibration(logits, number, targets(learned.places))
-    mean = lambda crops: np.mean([calibrated(grader_logits(n, CropSet(crops))[0], place_numbers(crops.places), bent) for n in fold_nets], 0)
-    answers['calibrated on folds'] = place_submission(found.places, calibrated(grader_logits(net, CropSet(found))[0], place_numbers(found.places), bent), priors)
-    answers['the four folds together'] = place_submission(found.places, mean(found), priors)
-    answers['the same, at given coordinates'] = place_submission(given.places, mean(given), priors)
+    mean = lambda nets,*views: np.mean([calibrated(grader_logits(n, CropSet(c))[0], place_numbers(c.places), bent) for n in nets for c in views], 0)
+    answers['calibrated on folds'] = place_submission(found.places, mean([net], found), priors)
+    answers['canals also seen in a mirror'] = place_submission(found.places, mean([net], found, mirror_canals(found)), priors)
+    answers['the four folds together'] = place_submission(found.places, mean(fold_nets, found, mirror_canals(found)), priors)
+    answers['the same, at given coordinates'] = place_submission(given.places, mean(fold_nets, given, mirror_canals(given)), priors)
     truth = pd.read_csv(folder/'rsna/truth.csv')
     answers['oracle'] = oracle_submission(truth[truth.study_id.isin(test)])
     drawn = {k: bootstrap_scores(study_costs(v, labels)) for k,v in answers.items()}
@@ -115,5 +128,5 @@ def main(studies, minutes, folder):
     print(pd.DataFrame(rows).set_index('rung').round(3).to_string())
 
 if __name__=='__main__':
-    p = argparse.ArgumentParser(); p.add_argument('--studies', type=int, default=300); p.add_argument('--minutes', type=float, default=6); p.add_argument('--folder')
+    p = argparse.ArgumentParser(); p.add_argument('--studies', type=int, default=180); p.add_argument('--minutes', type=float, default=4); p.add_argument('--folder')
     a = p.parse_args(); main(a.studies, a.minutes, a.folder)

@@ -18,17 +18,17 @@ def ours(folder, spent):
     from lumbar_nbdev.cohort import Cohort
     from lumbar_nbdev.core import settings
     from lumbar_nbdev.crops import study_crops
-    from lumbar_nbdev.report import Report
+    from lumbar_nbdev.report import report_study
     from lumbar_nbdev.submission import Predictor,StudyResult
     cohort,predictor = Cohort(folder), Predictor(settings('cpu'))
-    report = Report(Path(tempfile.mkdtemp()))
+    out = Path(tempfile.mkdtemp())
     for study in cohort.studies:
         result = StudyResult(study, predictor.prior_rows(study), None, clock(spent, 'read', lambda: cohort.volumes(study)))
         result.seen,result.mask,result.places = clock(spent, 'segment and find', lambda: predictor.find(result.volumes, result.notes))
         result.crops = clock(spent, 'cut', lambda: study_crops(result.volumes, result.places))
         answers,result.weights = clock(spent, 'grade', lambda: predictor.grader(result.crops))
         predictor.fill(result, answers)
-        clock(spent, 'report', lambda: report.add(result))
+        clock(spent, 'report', lambda: report_study(result, out))
 
 def plain(folder, spent):
     "The same networks in a plain loop."

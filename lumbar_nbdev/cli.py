@@ -40,7 +40,7 @@ def check(a):
 
 # %% ../nbs/99_cli.ipynb #c0010
 def train(a):
-    "Train the segmenter or the grader."
+    "Train the segmenter, or the finder and the grader."
     from lumbar_nbdev.scale import check_device
     run = check_device(settings(a.profile))
     out = Path(a.out or run.models)
@@ -49,10 +49,16 @@ def train(a):
         train_segmenter(a.spider, out, run)
     else:
         from lumbar_nbdev.cohort import Cohort
+        from lumbar_nbdev.keypoints import train_finder
+        from lumbar_nbdev.segmentation import forget
         from lumbar_nbdev.severity import train_grader
-        card = train_grader(Cohort(a.rsna, 'train'), out, run)
-        print(f"score on {len(card['held_out'])} held-out studies at given coordinates: {card['loss']:.3f}")
-    print(f"model: {out/a.what}.safetensors")
+        cohort = Cohort(a.rsna, 'train')
+        finder,card = train_finder(cohort, out, run), train_grader(cohort, out, run)
+        forget(out/'finder')
+        if rank(): return
+        print(f"finder: {finder['error_mm']:.1f} mm on held-out studies")
+        print(f"score on {len(card['held_out'])} held-out studies at given coordinates: {card['score']:.3f}")
+    if not rank(): print(f"model: {out/a.what}.safetensors")
 
 # %% ../nbs/99_cli.ipynb #c0011
 def segment(a):
@@ -81,7 +87,7 @@ def predict(a):
     from lumbar_nbdev.scale import check_device,predict_folder
     run = check_device(settings(a.profile))
     table = predict_folder(Cohort(a.rsna_dir, a.split), a.out, run, a.models)
-    print(f"{len(table)} rows: {Path(a.out)/'submission.csv'}\nreport: {Path(a.out)/'report'/'index.html'}")
+    if not rank(): print(f"{len(table)} rows: {Path(a.out)/'submission.csv'}\nreport: {Path(a.out)/'report'/'index.html'}")
 
 def score(a):
     "The competition's score of a submission."
@@ -105,8 +111,9 @@ def app(a):
 def demo(a):
     "The whole path: data, training, held-out studies, scores."
     from lumbar_nbdev.cohort import Cohort
+    from lumbar_nbdev.keypoints import train_finder
     from lumbar_nbdev.scale import check_device,predict_folder
-    from lumbar_nbdev.segmentation import train_segmenter
+    from lumbar_nbdev.segmentation import forget,train_segmenter
     from lumbar_nbdev.severity import train_grader
     run,out = check_device(settings(a.profile)), Path(a.out)
     cohort = Cohort(a.rsna, 'train') if a.rsna else None
@@ -114,6 +121,7 @@ def demo(a):
     if not phantoms.exists(): phantom(argparse.Namespace(out=phantoms, studies=run.studies or 64, seed=run.seed, randomised=False))
     cohort = cohort or Cohort(phantoms/'rsna', 'train')
     print("\nTraining the segmenter"); train_segmenter(phantoms/'spider', out/'models', run)
+    if a.rsna: print("\nTraining the finder"); train_finder(cohort, out/'models', run); forget(out/'models/finder')
     print("\nTraining the grader"); card = train_grader(cohort, out/'models', run)
     held_out = cohort.keep(card['held_out'])
     graded = predict_folder(held_out, out, run, out/'models')
@@ -181,6 +189,10 @@ def main(
     gc.set_threshold(200_000, 20, 20) # a second less for the imports of torch and timm, which make many objects and no garbage
     try:
         a = parser().parse_args(words)
+        if processes()>1:
+            if a.run not in (train,predict): raise InputError("several processes where one is wanted", f'lumbar {a.run.__name__}', "launch only train and predict together")
+            from lumbar_nbdev.processes import heed_the_end
+            heed_the_end()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # other libraries' warnings are no news to a user
             a.run(a)

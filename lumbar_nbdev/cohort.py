@@ -269,7 +269,7 @@ def keep(self:Cohort,
 # %% ../nbs/02_cohort.ipynb #c0071
 def _as_worker():
     "A worker process leaves Ctrl-C to its parent, and ends when its parent is gone."
-    signal.signal(signal.SIGINT, signal.SIG_IGN); parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_DFL); parent = os.getppid()
     def watch():
         while os.getppid()==parent: time.sleep(.3)
         os._exit(1)
@@ -279,10 +279,11 @@ def _as_worker():
 def spread(
     work, # A function of one argument, at the top of a module
     items:list, # Its arguments
-    workers:int, # Processes; 1: this one
+    workers:int, # Processes; 1: this one. Shared with the processes that were launched together
     what:str # A few words shown before the progress bar
 ): # Yields the results, in the order of `items`
     "Work done by several processes, with progress and the time left."
+    workers = workers//processes()
     if workers<2 or len(items)<2: yield from map(work, progress(items, what)); return
     try:
         with ProcessPoolExecutor(min(workers,len(items)), initializer=_as_worker) as pool:

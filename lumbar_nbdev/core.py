@@ -9,7 +9,7 @@ __all__ = ['CONDITIONS', 'LEVELS', 'SEVERITIES', 'SUBMISSION_COLUMNS', 'SERIES_T
            'PLACES', 'GROUPS', 'GROUP_SERIES', 'log', 'condition_group', 'condition_side', 'LumbarError',
            'SettingsError', 'InputError', 'ModelError', 'condition_key', 'level_key', 'severity_index',
            'condition_title', 'level_title', 'row_id', 'parse_row_id', 'Settings', 'settings_file', 'settings',
-           'atomic_path', 'safe_join', 'code_version', 'progress']
+           'atomic_path', 'safe_join', 'code_version', 'rank', 'processes', 'progress']
 
 # %% ../nbs/00_core.ipynb #c0003
 import configparser,errno,hashlib,inspect,logging,os,shutil
@@ -138,13 +138,14 @@ class Settings:
     segmenter_size:int # Side of the segmenter's training window, pixels, a multiple of 32
     segmenter_epochs:int # Epochs of the segmenter
     segmenter_batch:int # Slices in a batch of the segmenter
+    finder_epochs:int # Epochs of the finder
     grader_epochs:int # Epochs of the grader
     grader_folds:int # Folds by study to which the grader's calibration is fitted; 1: none
     grader_batch:int # Crops in a batch of the grader
     baseline_epochs:int # Epochs of the plain CNN
 
 # %% ../nbs/00_core.ipynb #c0037
-_LEAST = dict(workers=1, studies=0, segmenter_slices=1, segmenter_phantoms=1, segmenter_neighbours=0, segmenter_epochs=1, segmenter_batch=1, grader_epochs=1, grader_folds=1, grader_batch=1, baseline_epochs=1, seed=0)
+_LEAST = dict(workers=1, studies=0, segmenter_slices=1, segmenter_phantoms=1, segmenter_neighbours=0, segmenter_epochs=1, segmenter_batch=1, finder_epochs=1, grader_epochs=1, grader_folds=1, grader_batch=1, baseline_epochs=1, seed=0)
 
 def _setting(key, kind, text, where):
     "One value of the settings file, converted and checked."
@@ -227,6 +228,14 @@ def code_version(
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 # %% ../nbs/00_core.ipynb #c0055
+def rank()->int: # 0 for the first process, and for one that is alone
+    "The number of this process among those that were launched together."
+    return int(os.environ.get('RANK', 0))
+
+def processes()->int: # 1 if this process is alone
+    "How many processes were launched together."
+    return int(os.environ.get('WORLD_SIZE', 1))
+
 def progress(
     items, # What to loop over
     what:str, # A few words shown before the bar
@@ -234,4 +243,4 @@ def progress(
 ):
     "`items`, with a progress bar on a terminal."
     from tqdm import tqdm
-    return tqdm(items, desc=what, total=total, disable=None, leave=True)
+    return tqdm(items, desc=what, total=total, disable=True if rank() else None, leave=True)

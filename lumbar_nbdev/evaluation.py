@@ -10,6 +10,7 @@ __all__ = ['answered', 'grade_table', 'reliability', 'draw_reliability', 'study_
 # %% ../nbs/20a_evaluation.ipynb #e0003
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score,roc_auc_score
 from .core import *
 from .metric import LOG_CLIP,PLACE_COLUMNS,WEIGHTS,any_severe_mass,certain_truth,check_submission,row_ids,score
@@ -55,10 +56,9 @@ def reliability(
     "What was predicted, beside how often it happened."
     p,hit = table[SUBMISSION_COLUMNS[grade]].to_numpy(), (table.severity==grade).to_numpy()
     edges = 1/(1+np.exp(-np.linspace(-4.6, 4.6, bins+1)[1:-1]))
-    made = pd.DataFrame(dict(bin=np.digitize(p, edges), chance=p, happened=hit)).groupby('bin').agg(chance=('chance','mean'), happened=('happened','mean'), cases=('happened','size'))
-    n,z = made.cases, 1.96
-    middle,half = (made.happened+z*z/2/n)/(1+z*z/n), z*np.sqrt(made.happened*(1-made.happened)/n+z*z/4/n**2)/(1+z*z/n)
-    return made.assign(low=middle-half, high=middle+half)
+    made = pd.DataFrame(dict(bin=np.digitize(p, edges), chance=p, happened=hit)).groupby('bin').agg(chance=('chance','mean'), happened=('happened','mean'), hits=('happened','sum'), cases=('happened','size'))
+    ends = [binomtest(int(m.hits), int(m.cases)).proportion_ci(method='wilson') for m in made.itertuples()]
+    return made.drop(columns='hits').assign(low=[e.low for e in ends], high=[e.high for e in ends])
 
 def draw_reliability(
     tables:dict, # name -> from `reliability`

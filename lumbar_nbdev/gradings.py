@@ -17,18 +17,19 @@ import torch.nn.functional as F
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
+from scipy.special import softmax
 from sklearn.metrics import cohen_kappa_score,roc_auc_score
 from sklearn.model_selection import GroupKFold
-from torch.utils.data import DataLoader
 from .core import *
-from .crops import DEPTH,SIDE,SLICES,Crops,grey_range
+from .crops import SIDE,SLICES,SPAN,Crops,blank,grey_bytes
 from .landmarks import disc_frame
+from .processes import batch_loader
 from .segmentation import EpochProgress
 from .severity import CropSet,Grader,LookCB,RATE,grader_logits
 
 # %% ../nbs/24a_gradings.ipynb #h0010
 DISC_PIXEL = .75 # mm
-SLOTS = dict(t2=DEPTH['sagittal']//2, t1=DEPTH['sagittal']+DEPTH['axial']//2) # where in a crop the slices stand
+SLOTS = {kind: (s.start+s.stop)//2 for kind,s in zip(('t2','t1'), SPAN.values())} # where in a crop the slices stand
 
 def disc_window(
     volume, # A sagittal `Volume`
@@ -40,9 +41,7 @@ def disc_window(
     affine[:3,0],affine[:3,1],affine[:3,2] = volume.normal, -DISC_PIXEL*frame.up, DISC_PIXEL*frame.back
     on_slice = frame.centre+volume.normal*((volume.to_world([k,0,0])-frame.centre)@volume.normal)
     affine[:3,3] = on_slice-affine[:3,1:3]@np.full(2, (SIDE-1)/2)
-    low,high = volume.meta.get('range') or grey_range(volume)
-    data = volume.resample(affine, (1,SIDE,SIDE), order=1, fill=low).data[0]
-    return (np.clip((np.nan_to_num(data, nan=low)-low)/max(high-low,1e-6), 0, 1)*255).round().astype(np.uint8)
+    return grey_bytes(volume, affine, (1,SIDE,SIDE))[0]
 
 def series_discs(
     volume, # A sagittal `Volume`
@@ -82,7 +81,7 @@ def disc_crops(
 
 def _as_crops(rows, graded):
     "Windows as `Crops`."
-    crops = Crops(np.zeros((len(rows),SLICES,SIDE,SIDE), np.uint8), np.zeros((len(rows),SLICES), np.float32), np.zeros((len(rows),SLICES), bool), pd.DataFrame([(p,d) for p,d,_ in rows], columns=['patient','disc']))
+    crops = Crops(*blank(len(rows)), pd.DataFrame([(p,d) for p,d,_ in rows], columns=['patient','disc']))
     for i,(_,_,windows) in enumerate(rows):
         for slot,w in windows.items(): crops.pictures[i,slot],crops.shown[i,slot] = w, True
     labels = graded.loc[pd.MultiIndex.from_frame(crops.places)].reset_index(drop=True)
@@ -127,8 +126,8 @@ def teach_gradings(
     set_seed(run.seed)
     net = Grader(run.encoder, grading_priors(crops), np.arange(len(LABELS)), pretrained=weights is None)
     if weights: net.load_state_dict({k: v for k,v in weights.items() if not k.startswith(('heads','log_prior','group'))}, strict=False)
-    loader = lambda some,learn: DataLoader(DiscSet(some, learn), run.grader_batch, shuffle=learn, drop_last=learn and 3*len(some)>run.grader_batch, collate_fn=lambda b: b)
-    dls = DataLoaders(loader(crops, True), loader(crops[np.arange(min(8,len(crops)))], False), device=torch.device(run.device))
+    few = crops[np.arange(min(8,len(crops)))]
+    dls = DataLoaders(*(batch_loader(DiscSet(some, learn), run.grader_batch, learn) for some,learn in ((crops,True),(few,False))), device=torch.device(run.device))
     dls.n_inp = 4
     learn = Learner(dls, net.to(run.device), grading_loss, cbs=[LookCB(), EpochProgress(what)], wd=.02)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(run.grader_epochs, RATE)
@@ -141,10 +140,7 @@ def grading_chances(
 )->dict: # label -> (discs, grades) chances, each row summing to 1
     "The chances of every grade of every disc."
     logits = grader_logits(net, DiscSet(crops), device)[0].reshape(len(LABELS), len(crops), -1)
-    out = {}
-    for (k,n),x in zip(LABELS.items(), logits):
-        p = np.exp(x[:,:n]-x[:,:n].max(1, keepdims=True)); out[k] = p/p.sum(1, keepdims=True)
-    return out
+    return {k: softmax(x[:,:n], axis=1) for (k,n),x in zip(LABELS.items(), logits)}
 
 # %% ../nbs/24a_gradings.ipynb #h0018
 def grading_figures(

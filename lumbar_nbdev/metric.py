@@ -85,8 +85,11 @@ def _read_text(path):
 def read_submission(
     path # A CSV file with the columns row_id, normal_mild, moderate, severe
 )->pd.DataFrame: # These four columns, numbers as float64; `InputError` on any fault, named by row
-    "Read a submission and check it."
-    return check_submission(_read_text(path), path).reset_index()
+    "Read a submission and check it; rows that do not sum to 1 are told of."
+    table = check_submission(_read_text(path), path)
+    loose = ~np.isclose(table.sum(axis=1), 1, rtol=0, atol=1e-3)
+    if loose.any(): log.warning("%d rows of %s do not sum to 1 and are scaled, the first is %s", loose.sum(), path, table.index[loose.argmax()])
+    return table.reset_index()
 
 def write_submission(
     submission:pd.DataFrame, # Columns row_id, normal_mild, moderate, severe

@@ -8,7 +8,7 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/scale.html.md"""
 __all__ = ['check_device', 'one_thread', 'grade_study', 'grade_studies', 'predict_folder']
 
 # %% ../nbs/32_scale.ipynb #c0003
-import hashlib,json,shutil
+import hashlib,json,os,shutil
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,19 +16,25 @@ from multiprocessing import get_context
 from pathlib import Path
 import pandas as pd
 import torch
-from . import __version__
+import lumbar_nbdev
 from .core import *
 from .metric import write_submission
+from .processes import meet
 from .report import report_study,write_report
 from .submission import Predictor,submission_table
+from .volume import files_stamp
 
 # %% ../nbs/32_scale.ipynb #c0008
 def check_device(
     run:Settings # Run settings
 )->Settings: # The same; `SettingsError` if its device is not there
-    "Make sure that the device a profile asks for exists."
+    "Make sure that the device a profile asks for exists; of several processes, each takes its own."
     if run.device=='cuda' and not torch.cuda.is_available():
         raise SettingsError(f"the profile {run.profile!r} asks for a GPU and none is there", settings_file(), "choose --profile quick or cpu")
+    if run.device=='cuda' and processes()>1:
+        mine,there = int(os.environ.get('LOCAL_RANK', 0)), torch.cuda.device_count()
+        if mine>=there: raise SettingsError(f"more processes than graphics cards, {there}", f'process {mine}', "launch one for each card")
+        torch.cuda.set_device(mine)
     return run
 
 # %% ../nbs/32_scale.ipynb #g3202
@@ -45,11 +51,12 @@ def grade_study(
     folder, # What is done is kept here: <study>.json and img/<study>.png
     study:int # One of the cohort's studies
 )->Path: # The JSON file
-    "Grade and draw one study, unless that is done."
-    kept = Path(folder)/f'{study}.json'
-    if kept.exists(): return kept
+    "Grade and draw one study, unless that is done and its files are as they were."
+    kept,series = Path(folder)/f'{study}.json', cohort.series[cohort.series.study_id==study].series_id
+    files = files_stamp([cohort.series_path(study, s) for s in series])
+    if kept.exists() and json.loads(kept.read_text())['files']==files: return kept
     with one_thread(): result = predictor(cohort, study)
-    done = dict(page=report_study(result, folder), rows=submission_table([result]).to_dict('list'))
+    done = dict(files=files, page=report_study(result, folder), rows=submission_table([result]).to_dict('list'))
     with atomic_path(kept) as tmp: tmp.write_text(json.dumps(done))
     return kept
 
@@ -63,17 +70,18 @@ def _grade(cohort, folder, study): return grade_study(_predictor, cohort, folder
 
 def grade_studies(
     cohort, # A `Cohort`
+    studies:list, # Those of its studies that are to be graded
     folder, # Where the done studies are kept
     run:Settings, # `workers` and `device` are used
     predictor, # A `Predictor`
     models=None # The folder it was loaded from
 )->list: # The JSON files, one a study; `LumbarError` if a worker was killed
-    "Grade every study of a cohort, several at a time."
-    workers = 1 if run.device=='cuda' else min(run.workers, len(cohort.studies)//4) # a process costs seconds to begin
-    if workers<2: return [grade_study(predictor, cohort, folder, s) for s in progress(cohort.studies, 'grading')]
+    "Grade studies of a cohort, several at a time."
+    workers = 1 if run.device=='cuda' or processes()>1 else min(run.workers, len(studies)//4) # a process costs seconds to begin
+    if workers<2: return [grade_study(predictor, cohort, folder, s) for s in progress(studies, 'grading')]
     context = get_context('forkserver'); context.set_forkserver_preload(['lumbar_nbdev.scale'])
     with ProcessPoolExecutor(workers, context, _begin, (run,models)) as pool:
-        jobs = [pool.submit(_grade, cohort, folder, s) for s in cohort.studies]
+        jobs = [pool.submit(_grade, cohort, folder, s) for s in studies]
         try: return [j.result() for j in progress(jobs, 'grading')]
         except BrokenProcessPool:
             done = len(list(Path(folder).glob('*.json')))
@@ -82,22 +90,29 @@ def grade_studies(
 # %% ../nbs/32_scale.ipynb #c0011
 def _fingerprint(cohort, predictor, run):
     "What the kept studies of a run depend on."
-    models = [predictor.segmenter.card['weights'], predictor.grader.card['weights'], predictor.grader.card['calibration']]
-    return hashlib.sha256(repr((models, str(Path(cohort.path).resolve()), run.device, __version__, code_version(Predictor, report_study))).encode()).hexdigest()[:12]
+    models = [predictor.segmenter.card['weights'], predictor.finder.card['weights'], predictor.grader.card['weights'], predictor.grader.card['calibration']]
+    code = code_version(*(getattr(lumbar_nbdev, m) for m in ('baseline','core','crops','keypoints','landmarks','levels','metric','report','segmenter','severity','submission','unet','volume')))
+    return hashlib.sha256(repr((models, str(Path(cohort.path).resolve()), run.device, code)).encode()).hexdigest()[:12]
 
 def predict_folder(
     cohort, # A `Cohort`; `InputError` if it has no study
     out, # Folder for submission.csv and report/
     run:Settings, # Run settings
     models=None # Folder of trained models; default: the one of `run`, or the packaged ones
-)->pd.DataFrame: # The submission
-    "Grade every study of a folder, and write the submission and the report."
+)->pd.DataFrame: # The submission; None in other processes than the first
+    "Grade every study of a folder, together with other processes if there are any, and write the submission and the report."
     if not cohort.studies: raise InputError("no study to grade", cohort.path, "give a folder with at least one study")
     predictor = Predictor(run, models)
     for n in predictor.remarks: log.warning(n)
     work = Path(out)/f'.graded-{_fingerprint(cohort, predictor, run)}'
     with atomic_path(work/'begun') as tmp: tmp.touch()
-    done = [json.loads(f.read_text()) for f in grade_studies(cohort, work, run, predictor, models)]
+    meet()
+    grade_studies(cohort, cohort.studies[rank()::processes()], work, run, predictor, models)
+    meet()
+    if rank(): return
+    lost = [s for s in cohort.studies if not (work/f'{s}.json').exists()]
+    if lost: raise InputError(f"{len(lost)} studies that other processes graded are not here", work, "give all machines the same disk")
+    done = [json.loads((work/f'{s}.json').read_text()) for s in cohort.studies]
     with atomic_path(Path(out)/'report') as tmp:
         tmp.mkdir(); shutil.copytree(work/'img', tmp/'img')
         write_report([d['page'] for d in done], tmp, predictor.remarks)

@@ -13,9 +13,8 @@ __all__ = ['SIDE', 'STEPS', 'RATE', 'PHANTOMS', 'pick_slices', 'training_picture
 
 # %% ../nbs/12_segmentation.ipynb #c0005
 import hashlib,json,math,random,zlib
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cached_property,partial
 from pathlib import Path
 import fastai.callback.schedule
 import numpy as np
@@ -30,7 +29,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.transforms import IndexSplitter,IntToFloatTensor
 from fastai.learner import Learner,Metric
 from fastai.optimizer import Adam
-from fastai.torch_core import TensorImage,TensorMask,set_seed
+from fastai.torch_core import TensorImage,TensorMask,get_model,set_seed
 from fastai.vision.augment import AffineCoordTfm,RandTransform,affine_mat,aug_transforms
 from fastcore.basics import patch
 from safetensors import SafetensorError,safe_open
@@ -38,8 +37,10 @@ from safetensors.torch import save_file
 from scipy.ndimage import binary_dilation,gaussian_filter
 from sklearn.model_selection import GroupKFold
 from torch import nn
+from .cohort import spread
 from .core import *
 from .phantom import phantom_sagittals
+from .processes import meet,shared
 from .segmenter import *
 from .spider import SpiderSet
 from .unet import Unet,create_encoder,dice
@@ -117,8 +118,7 @@ def phantom_pictures(
 )->list: # Pairs as from `training_pictures`
     "Slices of phantom patients to learn from."
     work = partial(_phantom_pictures, seed, count, neighbours)
-    if workers==1: return [p for i in progress(patients, 'making phantoms') for p in work(i)]
-    with ProcessPoolExecutor(workers) as pool: return [p for some in progress(pool.map(work, patients), 'making phantoms', len(patients)) for p in some]
+    return [p for some in spread(work, patients, workers, 'making phantoms') for p in some]
 
 # %% ../nbs/12_segmentation.ipynb #c0020
 def _matrix(x, a, b, c, d): # a*column+b, c*row+d, each (batch,)
@@ -187,7 +187,7 @@ def segmenter_dls(
     train:list, # Pairs from `training_pictures`
     valid:list, # Pairs of other patients
     size:int, # Side of the training window, pixels, a multiple of 32
-    batch:int, # Pictures in a batch
+    batch:int, # Pictures in a batch, all processes together
     device:str='cpu', # 'cpu' or 'cuda'
     steps:int=STEPS # Fewest training steps in an epoch
 )->DataLoaders:
@@ -196,7 +196,7 @@ def segmenter_dls(
     blocks = [TransformBlock(type_tfms=lambda a,t=t: t(torch.from_numpy(a)), batch_tfms=IntToFloatTensor) for t in (TensorImage,TensorMask)]
     pairs,n = train+valid, len(train)
     block = DataBlock(blocks, get_x=lambda i: pairs[i][0], get_y=lambda i: pairs[i][1], splitter=IndexSplitter(range(n, len(pairs))))
-    dls = block.dataloaders(range(len(pairs)), bs=batch, val_bs=batch, num_workers=0, device=torch.device(device))
+    dls = block.dataloaders(range(len(pairs)), bs=max(batch//processes(), 1), val_bs=batch, num_workers=0, device=torch.device(device))
     dls.train.after_batch.add(augmentations(size))
     return dls
 
@@ -266,7 +266,7 @@ class EpochProgress(Callback):
     def before_train(self): self.bar.update(self.epoch*len(self.dls.train)-self.bar.n) # epochs that were done before
     def after_batch(self):
         if self.training: self.bar.update()
-    def after_epoch(self): self.bar.set_postfix({m.name: f'{m.value:.3f}' for m in self.recorder.metrics[-3:]})
+    def after_validate(self): self.bar.set_postfix({m.name: f'{m.value:.3f}' for m in self.recorder.metrics[-3:]})
     def after_fit(self): self.bar.close()
 
 # %% ../nbs/12_segmentation.ipynb #c0056
@@ -282,7 +282,7 @@ class Checkpoint(SaveModelCallback):
         self.folder,self.seed,self.of,self.rows = Path(folder),seed,of,[]
         self.file = self.folder/'checkpoint.safetensors'
 
-    @property
+    @cached_property
     def kept(self): # What the file says of itself: of, rows, hypers, numbers; None if it is of no use
         try:
             with safe_open(self.file, 'pt') as f: kept = json.loads(f.metadata()['training'])
@@ -290,8 +290,8 @@ class Checkpoint(SaveModelCallback):
         return kept if kept.get('of')==self.of else None
 
     def before_epoch(self):
-        set_seed(self.seed*1000+self.epoch)
-        self.dls.train.rng = random.Random(self.seed*1000+self.epoch)
+        set_seed(self.seed*1000+self.epoch+1_000_000*rank()) # other variations in each process
+        getattr(self.dls.train, 'dl', self.dls.train).rng = random.Random(self.seed*1000+self.epoch)
 
 # %% ../nbs/12_segmentation.ipynb #c0058
 @patch
@@ -299,7 +299,8 @@ def _save(self:Checkpoint, name):
     "Write the checkpoint of the epoch that has ended."
     if self.epoch<len(self.rows): return
     self.rows.append(dict(zip(self.recorder.metric_names[:-1], [self.epoch,*map(float, self.recorder.values[-1])])))
-    states,tensors,numbers = self.opt.state_dict(), {f'net.{k}': v for k,v in self.model.state_dict().items()}, {}
+    if rank(): return # the first process writes
+    states,tensors,numbers = self.opt.state_dict(), {f'net.{k}': v for k,v in get_model(self.model).state_dict().items()}, {}
     for i,state in enumerate(states['state']):
         for k,v in state.items(): (tensors if isinstance(v, torch.Tensor) else numbers)[f'opt.{i}.{k}'] = v
     mean = self.recorder.smooth_loss
@@ -315,7 +316,7 @@ def before_fit(self:Checkpoint):
     with safe_open(self.file, 'pt') as f: tensors = {k: f.get_tensor(k) for k in f.keys()}
     self.rows,mean = kept['rows'],self.recorder.smooth_loss
     mean.val,mean.count = torch.tensor(kept['smooth'][0]),kept['smooth'][1]
-    self.model.load_state_dict({k[4:]: v for k,v in tensors.items() if k.startswith('net.')})
+    get_model(self.model).load_state_dict({k[4:]: v for k,v in tensors.items() if k.startswith('net.')})
     state = [{} for _ in self.opt.state_dict()['state']]
     for k,v in (tensors|kept['numbers']).items():
         if k.startswith('opt.'): _,i,name = k.split('.',2); state[int(i)][name] = v
@@ -328,15 +329,16 @@ def fit_on(
 )->pd.DataFrame: # One row an epoch: losses and Dice on the held-out pictures
     "Train in one cycle, going on from a checkpoint if there is one. The checkpoint stays: `forget` it when the result is safe."
     kept = learn.checkpoint.kept
-    if kept: print(f"going on from epoch {len(kept['rows'])} of {epochs}")
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, rate, start_epoch=len(kept['rows']) if kept else 0)
+    if kept and not rank(): print(f"going on from epoch {len(kept['rows'])} of {epochs}")
+    with learn.no_bar(), learn.no_logging(), shared(learn): learn.fit_one_cycle(epochs, rate, start_epoch=len(kept['rows']) if kept else 0)
     return pd.DataFrame(learn.checkpoint.rows)
 
 def forget(
     folder # Of a `Checkpoint`
 ):
     "Remove the checkpoint of a training whose result has been kept."
-    (Path(folder)/'checkpoint.safetensors').unlink(missing_ok=True)
+    meet() # until every process has read it
+    if not rank(): (Path(folder)/'checkpoint.safetensors').unlink(missing_ok=True)
 
 # %% ../nbs/12_segmentation.ipynb #c0063
 def judge(
@@ -456,7 +458,9 @@ def train_segmenter(
     run,data = run or settings(), data if isinstance(data, SpiderSet) else SpiderSet(data)
     stems = tuple(_some(s, run.studies) for s in data.split(run.holdout, run.seed))
     segmenter,table = fit_segmenter(data, stems, run, out)
-    segmenter.save(out); forget(out)
+    if not rank(): segmenter.save(out) # the first process writes and speaks
+    forget(out)
+    if rank(): return segmenter.card['dice']
     print(table.round(3).to_string(index=False))
     print(f"Dice, mean of {table.patient.nunique()} held-out patients:", ', '.join(f'{k} {segmenter.card["dice"][k]:.3f}' for k in CLASSES[1:]))
     return segmenter.card['dice']

@@ -13,7 +13,6 @@ __all__ = ['SEEN', 'WIDTH', 'VIEW', 'NUDGE', 'LOST', 'NUMBER', 'RATE', 'AS_IT_IS
 
 # %% ../nbs/24_severity.ipynb #g0003
 import hashlib
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,14 +27,17 @@ from fastai.torch_core import set_seed
 from fastcore.basics import patch
 from filelock import FileLock
 from scipy.optimize import minimize
+from scipy.special import softmax
 from sklearn.model_selection import GroupKFold
 from torch import nn
-from torch.utils.data import DataLoader,Dataset
 from .baseline import PLACE_GROUP,one_hot,severity_loss
+from .cohort import spread
 from .core import *
-from .crops import DEPTH,PIXEL,SIDE,SLICES,Crops,cohort_crops,join_crops,study_crops
+from .crops import PIXEL,SIDE,SLICES,SPAN,Crops,cohort_crops,join_crops,study_crops,with_neighbours
+from .keypoints import shaded
 from .metric import TRUTH_COLUMNS,WEIGHTS,prior_submission,prior_table,row_ids,score,weight_adjusted,write_submission
 from .phantom import phantom_study
+from .processes import batch_loader
 from .segmentation import Checkpoint,EpochProgress,fit_on,forget
 from .segmenter import WEIGHTS as PACKAGED
 from .unet import create_encoder,load_weights,read_card,save_model
@@ -121,15 +123,8 @@ def pick_slices(
     nudge=(0,0) # Slices by which the sagittal and the axial choice is off, numbers or (places,) arrays
 )->tuple: # uint8 (places, 6, 3, `SIDE`, `SIDE`), offset (places, 6) mm, shown (places, 6)
     "Three slices of each view around the place, each with its neighbours as colours."
-    n,first,ks,limits = len(crops), 0, [], []
-    for depth,off in zip(DEPTH.values(), nudge):
-        ks.append(first+depth//2+np.broadcast_to(np.asarray(off), n)[:,None]+np.arange(-1,2))
-        limits += [(first,first+depth-1)]*3
-        first += depth
-    k,(low,high),row = np.concatenate(ks, 1), np.array(limits).T, np.arange(n)[:,None]
-    beside = np.clip(k[...,None]+np.arange(-1,2), low[:,None], high[:,None])
-    beside = np.where(crops.shown[row[...,None],beside], beside, k[...,None]) # at the edge of a stack a slice is its own neighbour
-    return crops.pictures[row[...,None],beside], crops.offset[row,k], crops.shown[row,k]
+    middle = lambda span,off: (span.start+span.stop)//2+np.broadcast_to(np.asarray(off), len(crops))[:,None]+np.arange(-1,2)
+    return with_neighbours(crops, np.concatenate([middle(*s) for s in zip(SPAN.values(), nudge)], 1))
 
 # %% ../nbs/24_severity.ipynb #g0023
 def inner(
@@ -145,13 +140,11 @@ def varied(
 )->torch.Tensor: # float32 (places, slices, 3, `SEEN`, `SEEN`)
     "The middle of each crop, shifted, turned, scaled and re-shaded, all slices of a place alike."
     n,t = pictures.shape[:2]
-    device,rand = pictures.device, lambda width: (torch.rand(n, device=pictures.device)*2-1)*width
-    turn,zoom,shift = rand(.15), (1+rand(.1))*SEEN/SIDE, torch.randn(2, n, device=device)*2*shift_mm/(PIXEL*SIDE)
+    rand = lambda width: (torch.rand(n, device=pictures.device)*2-1)*width
+    turn,zoom,shift = rand(.15), (1+rand(.1))*SEEN/SIDE, torch.randn(2, n, device=pictures.device)*2*shift_mm/(PIXEL*SIDE)
     grid = torch.stack([torch.stack([turn.cos()*zoom,-turn.sin()*zoom,shift[0]],1), torch.stack([turn.sin()*zoom,turn.cos()*zoom,shift[1]],1)], 1)
     x = F.grid_sample(pictures.flatten(1,2).float()/255, F.affine_grid(grid, (n,1,SEEN,SEEN), align_corners=False), padding_mode='border', align_corners=False)
-    each = lambda v: v.view(-1,1,1,1)
-    x = x.clamp(0,1)**each(1+rand(.3))*each(1+rand(.2))+each(rand(.08))
-    return (x+.03*torch.rand(n,1,1,1, device=device)*torch.randn_like(x)).view(n,t,3,SEEN,SEEN)
+    return shaded(x.view(n,t,3,SEEN,SEEN))
 
 # %% ../nbs/24_severity.ipynb #g0028
 NUMBER = {p: i for i,p in enumerate(PLACES)}
@@ -169,14 +162,14 @@ def targets(
     if set(TRUTH_COLUMNS)<=set(places): return places[list(TRUTH_COLUMNS)].to_numpy(np.float32)
     return one_hot(places.severity if 'severity' in places else np.full(len(places), -1))
 
-class CropSet(Dataset):
+class CropSet:
     "Batches of crops, their places and targets; with errors like those of the search if they are to be learned from."
     def __init__(self,
         crops:Crops, # Crops
         train:bool=False # To be learned from
     ): self.crops,self.train,self.number,self.target = crops, train, place_numbers(crops.places), targets(crops.places)
     def __len__(self): return len(self.crops)
-    def __getitems__(self, rows): # A whole batch at once
+    def batch(self, rows): # A whole batch at once
         mine,nudge = self.crops[np.asarray(rows)], (0,0)
         if self.train: nudge = [np.array([-1,0,1])[torch.multinomial(torch.tensor([q,1-2*q,q]), len(rows), replacement=True).numpy()] for q in NUDGE.values()]
         pictures,offset,shown = (torch.from_numpy(v) for v in pick_slices(mine, nudge))
@@ -209,9 +202,7 @@ def grader_learner(
 )->Learner:
     "A fastai Learner for the grader."
     set_seed(run.seed)
-    batch,whole = run.grader_batch, len(train)>run.grader_batch
-    loader = lambda crops,learn: DataLoader(CropSet(crops, learn), batch, shuffle=learn, drop_last=learn and whole, collate_fn=lambda b: b)
-    dls = DataLoaders(loader(train, True), loader(watch, False), device=torch.device(run.device))
+    dls = DataLoaders(*(batch_loader(CropSet(crops, learn), run.grader_batch, learn) for crops,learn in ((train,True),(watch,False))), device=torch.device(run.device))
     dls.n_inp = 4
     learn = Learner(dls, Grader(run.encoder, priors).to(run.device), grader_loss, cbs=LookCB(), wd=.02)
     return learn.to_bf16() if run.device=='cuda' else learn
@@ -244,9 +235,7 @@ def calibrated(
 )->np.ndarray: # (places, 3) answers, each row summing to 1
     "Logits as answers, after temperature and shifts."
     log_t,*shifts = np.asarray(calibration, float)[PLACE_GROUP.numpy()[number]].T
-    x = logits*np.exp(-log_t)[:,None]+np.stack([0*log_t,*shifts], 1)
-    x = np.exp(x-x.max(1, keepdims=True))
-    return x/x.sum(1, keepdims=True)
+    return softmax(logits*np.exp(-log_t)[:,None]+np.stack([0*log_t,*shifts], 1), axis=1)
 
 def fit_calibration(
     logits:np.ndarray, # (places, 3) for places not learned from
@@ -301,7 +290,7 @@ def grader_logits(
     net,out = net.eval(), []
     with torch.inference_mode():
         for i in range(0, len(data), batch):
-            x,offset,shown,number = (v.to(device) for v in data.__getitems__(list(range(i, min(i+batch, len(data)))))[:4])
+            x,offset,shown,number = (v.to(device) for v in data.batch(list(range(i, min(i+batch, len(data)))))[:4])
             out.append([v.float().cpu() for v in (net(inner(x), offset, shown, number), net.weight)])
     return tuple(torch.cat(v).double().numpy() for v in zip(*out))
 
@@ -327,7 +316,6 @@ def fold_answers(
         net = teach_grader(crops[learn], crops[rest], priors, run, Path(folder)/f'fold{k}', f'fold {k+1} of {run.grader_folds}')
         out[rest] = grader_logits(net, CropSet(crops[rest]), run.device)[0]
         keep.append(net)
-        forget(Path(folder)/f'fold{k}')
     return out
 
 def place_submission(
@@ -355,12 +343,13 @@ def train_grader(
     if run.grader_folds>1:
         logits = fold_answers(train, table, run, out)
         calibration = fit_calibration(logits, number, targets(train.places))
-        write_submission(place_submission(train.places, calibrated(logits, number, calibration), priors), out/'oof_submission.csv')
+        if not rank(): write_submission(place_submission(train.places, calibrated(logits, number, calibration), priors), out/'oof_submission.csv')
     net = teach_grader(train, held_out, table, run, out)
     answers = calibrated(grader_logits(net, CropSet(held_out), run.device)[0], place_numbers(held_out.places), calibration)
     loss = score(place_submission(held_out.places, answers, priors), cohort.labels[cohort.labels.study_id.isin(held_out.places.study_id)]).total
-    card = grader_card(run, calibration, trained_on=f'{len(ids[0])} studies of {Path(cohort.path).name}, {len(train)} places', held_out=[int(s) for s in ids[1]], loss=round(loss,4))
-    save_model(net, out/'grader', card); forget(out)
+    card = grader_card(run, calibration, trained_on=f'{len(ids[0])} studies of {Path(cohort.path).name}, {len(train)} places', held_out=[int(s) for s in ids[1]], score=round(loss,4))
+    if not rank(): save_model(net, out/'grader', card)
+    for f in (out, *(out/f'fold{k}' for k in range(run.grader_folds))): forget(f) # only now: a run that was killed keeps all its trainings
     return card
 
 # %% ../nbs/24_severity.ipynb #g0047
@@ -380,9 +369,7 @@ def phantom_crops(
     workers:int=1 # Processes
 )->Crops: # study_id, condition, level, size_mm, severity and `TRUTH_COLUMNS` in `places`
     "Crops of phantom studies that are never written to a disk."
-    work = partial(_phantom_crops, seed)
-    if workers==1: return join_crops([work(i) for i in progress(studies, 'making phantoms')])
-    with ProcessPoolExecutor(workers) as pool: return join_crops(list(progress(pool.map(work, studies), 'making phantoms', len(studies))))
+    return join_crops(list(spread(partial(_phantom_crops, seed), studies, workers, 'making phantoms')))
 
 def make_grader(
     out=PACKAGED, # Folder for grader.safetensors and grader.json
@@ -411,11 +398,11 @@ def quick_grader(
     studies:int=40 # Phantom studies to make and use
 )->Path: # Folder that holds the grader
     "A grader trained on phantoms with the quick profile, from the cache."
-    import lumbar_nbdev.baseline, lumbar_nbdev.crops, lumbar_nbdev.metric, lumbar_nbdev.severity, lumbar_nbdev.unet
+    import lumbar_nbdev.baseline, lumbar_nbdev.crops, lumbar_nbdev.keypoints, lumbar_nbdev.metric, lumbar_nbdev.severity, lumbar_nbdev.unet
     from lumbar_nbdev.cohort import Cohort
     from lumbar_nbdev.phantom import phantom_cohort
     data,run = phantom_cohort(studies), settings('quick')
-    version = code_version(*(getattr(lumbar_nbdev, m) for m in ('baseline','crops','metric','severity','unet')))
+    version = code_version(*(getattr(lumbar_nbdev, m) for m in ('baseline','crops','keypoints','metric','severity','unet')))
     out = data.with_name(f'{data.name}-grader-{version}')
     with FileLock(f'{out}.lock'):
         if not (out/'grader.json').exists(): train_grader(Cohort(data/'rsna'), out, run)

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from .core import *
 from .crops import Crops,study_crops
+from .keypoints import SavedFinder,packaged_finder
 from .landmarks import find_places
 from .metric import prior_submission
 from .levels import Segmenter,packaged_segmenter
@@ -47,17 +48,18 @@ class StudyResult:
 
 # %% ../nbs/30_submission.ipynb #c0010
 class Predictor:
-    "Grades studies with a segmenter and a grader; the packaged ones stand in for what is missing."
+    "Grades studies with a segmenter, a finder and a grader; the packaged ones stand in for what is missing."
     def __init__(self,
         run:Settings, # Run settings
-        models=None # Folder that holds both models; `ModelError` if it does not. Default: the one of `run`, if it has them
+        models=None # Folder that holds segmenter and grader, perhaps a finder; `ModelError` if it does not. Default: the one of `run`, if it has them
     ):
         folder = Path(models or run.models)
         have = lambda kind: models is not None or (folder/f'{kind}.json').exists()
         self.segmenter = Segmenter.load(folder, run.device) if have('segmenter') else packaged_segmenter(device=run.device)
+        self.finder = SavedFinder(folder, run.device) if (folder/'finder.json').exists() else packaged_finder(run.device)
         self.grader = SavedGrader(folder, run.device) if have('grader') else packaged_grader(run.device)
-        packaged = self.grader.card.get('command')=='make grader' # wherever it was copied to
-        self.remarks = ["graded by the packaged grader, which has seen phantoms only, no real scan; train one with lumbar train grader"]*packaged
+        packaged = [kind for kind in ('finder','grader') if getattr(self, kind).card.get('command')==f'make {kind}'] # wherever it was copied to
+        self.remarks = [f"the packaged {kind} has a part in this, which has seen phantoms only, no real scan; train one with lumbar train grader" for kind in packaged]
 
 # %% ../nbs/30_submission.ipynb #c0012
 @patch
@@ -75,7 +77,7 @@ def find(self:Predictor,
         if len(places): break
     lost = [level_title(l) for l in LEVELS if l not in set(places.level)]
     if lost: notes.append(f"no disc found at {', '.join(lost)}: priors there")
-    return volume, mask, places
+    return volume, mask, self.finder(volumes, places)
 
 # %% ../nbs/30_submission.ipynb #c0014
 @patch
@@ -143,7 +145,7 @@ def submission_table(
     return pd.concat([r.rows[['row_id',*SUBMISSION_COLUMNS]] for r in results], ignore_index=True)
 
 # %% ../nbs/30_submission.ipynb #b3001
-PRESENT = ('torch','torchvision','triton','fastai','fastcore','timm','numpy','pandas','scipy','scikit-learn','scikit-image','matplotlib','pillow','tqdm','jinja2','ipywidgets','filelock','safetensors','huggingface-hub','packaging','requests','pyyaml') # on every machine that trains networks
+PRESENT = ('torch','torchvision','triton','fastai','fastcore','timm','numpy','pandas','scipy','scikit-learn','scikit-image','matplotlib','pillow','tqdm','jinja2','psutil','ipywidgets','filelock','safetensors','huggingface-hub','packaging','requests','pyyaml') # on every machine that trains networks
 
 def _needed(name='lumbar_nbdev', known=None):
     "The installed distributions that a package stands on, itself first, without those of `PRESENT`."
@@ -207,11 +209,11 @@ pd.read_csv('submission.csv').head()''']
 
 def write_bundle(
     out, # Folder to make; `InputError` if it is not empty
-    models=None # Folder of a trained grader, and a segmenter if it is not to be the packaged one; default: the models of the settings, or the packaged ones
+    models=None # Folder of a trained grader, and a segmenter and finder if they are not to be the packaged ones; default: the models of the settings, or the packaged ones
 )->Path: # `out`; `ModelError` if a named folder lacks the grader
     "Gather everything the offline competition notebook needs."
     out,named,models = Path(out), models is not None, Path(models or settings().models)
-    chosen = {kind: models if (models/f'{kind}.json').exists() or named and kind=='grader' else PACKAGED for kind in ('segmenter','grader')}
+    chosen = {kind: models if (models/f'{kind}.json').exists() or named and kind=='grader' else PACKAGED for kind in ('segmenter','finder','grader')}
     for kind,folder in chosen.items(): read_card(folder/kind, kind)
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError("the folder is not empty", out, "choose a new one")
     with atomic_path(out) as tmp:

@@ -6,7 +6,7 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/volume.html.md"""
 
 # %% auto #0
 __all__ = ['PLANES', 'make_affine', 'Volume', 'direction_letter', 'normalise', 'read_dicom', 'dicom_problem', 'read_image',
-           'write_image', 'read_volume', 'read_study', 'read_series']
+           'write_image', 'read_volume', 'files_stamp', 'read_study', 'read_series']
 
 # %% ../nbs/01_volume.ipynb #c0003
 import atexit,gzip,json,math,mmap,os,re,select,struct,subprocess,sys,time,warnings,zlib
@@ -820,7 +820,9 @@ def _load_study(stamp, path):
 def _reading_code(): return repr((_WANTED, pydicom.__version__))+code_version(_walk, _value, _plain_header, _plain_slices, _pydicom_slices, _checked, _slices,
     _described, _geometry, _steps, _entries, _grouped, _passes, _runs, _filled, _clean, _true_values, _stack, _sense, _bridged, _stacks, read_dicom)
 
-def _stamp(folders):
+def files_stamp(
+    folders:list # Series folders, or single files
+)->str: # 64 hexadecimal digits, from names, sizes and times of change
     "A fingerprint of the source files of a study and of the code that reads them."
     def facts(path):
         try:
@@ -848,7 +850,7 @@ def read_study(
     "The volumes of a study, from the cache if it was read before."
     folders,kept_in = [Path(f) for f in folders],settings().cache/'volumes' if cache is None else Path(cache)
     kept = kept_in/f"{sha256(repr([os.path.abspath(f) for f in folders]).encode()).hexdigest()[:24]}.safetensors"
-    stamp = _stamp(folders)
+    stamp = files_stamp(folders)
     found = _load_study(stamp, kept)
     if found is not None: return found
     found = [_tried(f) for f in folders]

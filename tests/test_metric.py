@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import example,given,settings,strategies as st
 from scipy.optimize import minimize
-from lumbar_nbdev.core import GROUPS,SUBMISSION_COLUMNS,InputError
+from lumbar_nbdev.core import GROUPS,SUBMISSION_COLUMNS,InputError,log
 from lumbar_nbdev.metric import *
 from lumbar_nbdev.prevalence import draw_grades,sample_sizes,truth_odds
 
@@ -219,3 +219,12 @@ def test_worst_odds_are_checked_and_optional(tmp_path):
     canal = truth.condition=='spinal_canal_stenosis'
     sure = certain_truth(truth[list(PLACE_COLUMNS)].assign(severity=np.where(canal & (truth.level=='l3_l4'), 2, 0)))
     assert any_severe_mass(sure).to_numpy().tolist()==[[4,0]]*3
+
+@pytest.mark.parametrize('by, told', ((1.0005,0), (1.01,1), (2,1)))
+def test_rows_that_do_not_sum_to_one_are_told_of(tmp_path, monkeypatch, by, told):
+    said,rows = [], prior_submission([1])
+    monkeypatch.setattr(log, 'warning', lambda text,*a: said.append(text%a))
+    rows.loc[4,list(SUBMISSION_COLUMNS)] *= by
+    rows.to_csv(tmp_path/'s.csv', index=False)
+    read_submission(tmp_path/'s.csv')
+    assert len(said)==told and all('1 rows' in s and rows.row_id[4] in s for s in said)

@@ -1,18 +1,18 @@
 "Finding places, cutting crops, grading: what the notebooks cannot show."
-import json,os,shutil,signal,time
+import json,os,shutil,signal
 from dataclasses import replace
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import pydicom,pytest,torch
 from helpers import *
-from lumbar_nbdev import scale,severity
+from lumbar_nbdev import keypoints,scale,severity
 from lumbar_nbdev.cohort import Cohort
 from lumbar_nbdev.core import *
-from lumbar_nbdev.crops import DEPTH,SIDE,SLICES,Crops,cut,join_crops,study_crops
+from lumbar_nbdev.crops import DEPTH,PIXEL,SIDE,SLICES,Crops,crop_axes,cut,study_crops
 from lumbar_nbdev.evaluation import answered,bootstrap_scores,grade_table,study_costs
-from lumbar_nbdev.landmarks import best_volume
+from lumbar_nbdev.keypoints import SavedFinder,packaged_finder,train_finder
+from lumbar_nbdev.landmarks import best_volume,place_errors
 from lumbar_nbdev.metric import prior_submission,sample_rows,score
 from lumbar_nbdev.phantom import phantom_study,write_cohort
 from lumbar_nbdev.scale import predict_folder
@@ -140,6 +140,31 @@ def test_killed_training_ends_where_an_undisturbed_one_does(tmp_path, monkeypatc
     a,b = (pd.read_csv(tmp_path/k/'training.csv') for k in ('whole','cut'))
     assert len(a)==3; np.testing.assert_allclose(a, b, atol=1e-3)
 
+def test_killed_finder_training_goes_on(tmp_path, monkeypatch):
+    def made(n, seed):
+        crops = made_crops(n, seed); steps = np.random.default_rng(seed).normal(0, 3, (n,3))
+        return replace(crops, places=crops.places.reset_index(drop=True).join(pd.DataFrame(steps, columns=['through','down','across'])))
+    train,watch,run = made(24, 0), made(10, 50), replace(settings('quick'), finder_epochs=3, grader_batch=12)
+    whole = keypoints.teach_finder(train, watch, run, tmp_path/'whole')[1]
+    def stop(self):
+        if self.epoch==1: raise KeyboardInterrupt
+    monkeypatch.setattr(keypoints.SmallCB, 'before_epoch', stop, raising=False)
+    with pytest.raises(KeyboardInterrupt): keypoints.teach_finder(train, watch, run, tmp_path/'cut')
+    monkeypatch.delattr(keypoints.SmallCB, 'before_epoch')
+    cut = keypoints.teach_finder(train, watch, run, tmp_path/'cut')[1]
+    assert len(whole)==3; np.testing.assert_allclose(whole, cut, atol=1e-3)
+    again = keypoints.teach_finder(train, watch, run, tmp_path/'cut')[1] # all epochs are done
+    np.testing.assert_allclose(cut, again)
+
+def test_slices_stacked_askew_are_cut_upright():
+    upright,askew = axial(5, (0,0,0)), axial(5, (0,0,0))
+    askew.affine[:3,0] += [0,2,0]; askew.affine[:3,3] -= [0,4,0]
+    marked = np.array([3.,-5.,4.])
+    for v in (upright,askew): v.data[:] = 0; k,r,c = v.to_voxel(marked).round().astype(int); v.data[k,r-1:r+2,c-1:c+2] = 99
+    a,b = (cut(v, marked-[4,-2,4])[0] for v in (upright,askew))
+    middles = [np.argwhere(x[3]>99)[:].mean(0) for x in (a,b)]
+    assert np.abs(middles[0]-middles[1]).max()*PIXEL<=1
+
 def test_missing_slices_weigh_nothing_and_change_nothing():
     torch.manual_seed(0)
     net,crops = Grader(pretrained=False), made_crops(6)
@@ -173,6 +198,68 @@ def test_one_slice_and_a_place_outside():
     pictures,offset,shown = cut(v, v.centre)
     assert shown.tolist()==[False]*3+[True]+[False]*3 and offset[3]==pytest.approx(0, abs=1e-3)
     assert best_volume([v], 'Sagittal T1', v.centre+[0,500,0]) is None
+
+def axial(slices, middle, step=4., tilt=0., kind='Axial T2'):
+    "An axial stack of 40 x 40 pixels of 2 mm around a point, tilted forward by some degrees."
+    a = np.deg2rad(tilt)
+    columns,rows,normal = np.array([2.,0,0]), 2*np.array([0,np.cos(a),np.sin(a)]), step*np.array([0,-np.sin(a),np.cos(a)])
+    first = np.asarray(middle,float)-normal*(slices-1)/2-rows*19.5-columns*19.5
+    return Volume(np.random.default_rng(0).integers(0, 99, (slices,40,40)).astype(np.uint16), make_affine(first, normal, rows, columns), dict(series_type=kind))
+
+def test_places_are_carried_into_the_right_stack_by_geometry_alone():
+    coarse,tilted,other = axial(9, (0,0,0), 10), axial(5, (3,2,1), 4, 25), axial(9, (0,0,0), 1, kind='Sagittal T1')
+    stacks = [coarse,tilted,other]
+    on_tilted = tilted.to_world([3,20,20])
+    assert best_volume(stacks, 'Axial T2', on_tilted) is tilted
+    assert tilted.nearest_slice(on_tilted)[0]==3
+    assert best_volume(stacks, 'Axial T2', [0,0,30]) is coarse and coarse.nearest_slice([0,0,30])[0]==7
+    assert best_volume(stacks, 'Axial T2', [0,0,-30]) is coarse
+    assert best_volume(stacks, 'Axial T2', [0,0,60]) is None and best_volume([tilted], 'Axial T2', [0,0,30]) is None
+    moved = on_tilted+1.4*tilted.normal
+    pictures,offset,shown = cut(tilted, moved)
+    assert shown.tolist()==[True,True,True,True,False] and offset[2]==pytest.approx(-1.4, abs=1e-3) # slices 1 to 4 and one that is not there
+    assert crop_axes(tilted)[0]@tilted.normal==pytest.approx(1)
+
+def test_mirrored_study_moves_the_places_to_mirrored_places(cohort, folder):
+    finder = packaged_finder()
+    volumes = [v for v in cohort.volumes(cohort.studies[0])]
+    truth = pd.read_csv(folder/'rsna/truth.csv').query('study_id==@cohort.studies[0]')
+    places = truth[['condition','level']].assign(wx=truth.x_mm+2, wy=truth.y_mm-2, wz=truth.z_mm+2, confidence=1.)
+    other = lambda t: t.assign(wx=-t.wx, condition=[c.replace('left','LEFT').replace('right','left').replace('LEFT','right') for c in t.condition])
+    a,b = finder(volumes, places), other(finder([in_mirror(v) for v in volumes], other(places)))
+    sides = (a.condition.map(condition_side)!='').to_numpy()
+    np.testing.assert_allclose(a[sides][['wx','wy','wz']], b[sides][['wx','wy','wz']], atol=.3)
+    assert place_errors(a, truth).error_mm.median()<place_errors(places, truth).error_mm.median()/2
+
+@pytest.mark.parametrize('value', (0, np.nan))
+def test_finder_of_empty_pictures_stays_finite(cohort, value):
+    finder,volumes = packaged_finder(), [Volume(np.full(v.shape, value, np.float32), v.affine, {k: x for k,x in v.meta.items() if k!='range'}) for v in cohort.volumes(cohort.studies[0])]
+    places = pd.DataFrame([(c,l,*volumes[0].centre,1.) for c,l in PLACES], columns=['condition','level','wx','wy','wz','confidence'])
+    moved = finder(volumes, places)
+    assert np.isfinite(moved[['wx','wy','wz','confidence']].to_numpy(float)).all() and moved[['condition','level']].equals(places[['condition','level']])
+
+def test_finder_learns_from_a_cohort_and_skips_what_cannot_be_read(folder, tmp_path):
+    root = shutil.copytree(folder/'rsna', tmp_path/'rsna')
+    card = train_finder(Cohort(root), tmp_path/'models', replace(settings('quick'), finder_epochs=1, holdout=.5))
+    assert card['error_mm']<9 and SavedFinder(tmp_path/'models').card['trained_on'].startswith('1 studies')
+    for d in (root/'train_images').iterdir(): shutil.rmtree(d)
+    with pytest.raises(LumbarError): train_finder(Cohort(root), tmp_path/'none', settings('quick'))
+    assert not (tmp_path/'none/finder.json').exists()
+
+@pytest.mark.parametrize('change', (dict(kind='grader'), dict(look=[1,2]), dict(encoder=3), dict(weights='no')))
+def test_foreign_finder(tmp_path, change):
+    for s in ('json','safetensors'): shutil.copy(Path(keypoints.PACKAGED)/f'finder.{s}', tmp_path)
+    card = json.loads((tmp_path/'finder.json').read_text()); (tmp_path/'finder.json').write_text(json.dumps(card|change))
+    with pytest.raises(ModelError): SavedFinder(tmp_path)
+
+def test_changed_files_are_graded_anew(folder, tmp_path, predictor):
+    root = shutil.copytree(folder/'rsna', tmp_path/'rsna')
+    cohort = Cohort(root); study = cohort.studies[0]
+    kept = scale.grade_study(predictor, cohort, tmp_path/'done', study)
+    first = kept.stat().st_mtime_ns
+    assert scale.grade_study(predictor, cohort, tmp_path/'done', study).stat().st_mtime_ns==first
+    next((root/'train_images'/str(study)).rglob('*.dcm')).unlink()
+    assert scale.grade_study(predictor, Cohort(root), tmp_path/'done', study).stat().st_mtime_ns>first
 
 @pytest.mark.parametrize('change', (dict(kind='segmenter'), dict(calibration=[1,2]), dict(slices=[1,2,3]), dict(encoder=3), dict(weights='no')))
 def test_foreign_card(tmp_path, change):
