@@ -529,10 +529,10 @@ def test_no_damaged_byte_is_believed(study, tmp_path, at):
     for _ in range(12):
         i = int(rng.integers(8)) if at==0 else int(rng.integers(8,2000)) if at<6 or at==11 else int(rng.integers(len(raw)))
         hurt = bytearray(raw); hurt[i%len(raw)] ^= 1<<int(rng.integers(8)); kept.unlink(); kept.write_bytes(hurt)
-        found = module._load_study(module._stamp(study[1:2] if at==11 else study), kept)
+        found = module._load_study(module.files_stamp(study[1:2] if at==11 else study), kept)
         assert found is None or same(found, want)
     kept.unlink(); kept.write_bytes(raw[:int(rng.integers(len(raw)))])
-    assert module._load_study(module._stamp(study), kept) is None
+    assert module._load_study(module.files_stamp(study), kept) is None
 
 def test_killed_while_caching(study, tmp_path):
     "A process killed at a random moment leaves no file that is believed, and the next run ends as an undisturbed one."
