@@ -1,6 +1,6 @@
 """SPIDER's disc gradings by the grader, cross-validated by patient: Pfirrmann, narrowing, bulging. Real scans.
 
-    python benchmarks/gradings.py SPIDER [--epochs 10] [--seeds 2] [--from photographs|phantoms]
+    python benchmarks/gradings.py [SPIDER] [--epochs 10] [--seeds 2] [--from photographs|phantoms]
 
 Discs are found and named by the packaged segmenter. Prints kappa, the shares of exact and near grades, and the areas under the curves, with 95 % intervals over patients; then what published graders reached (other patients, other splits).
 """
@@ -40,5 +40,7 @@ def main(spider, epochs, seeds, begin):
     print(pd.crosstab(crops.places.pfirrmann, (mean['pfirrmann']@np.arange(1,6)).round().astype(int), rownames=['reader'], colnames=['grader']).to_string())
 
 if __name__=='__main__':
-    p = argparse.ArgumentParser(); p.add_argument('spider'); p.add_argument('--epochs', type=int, default=10); p.add_argument('--seeds', type=int, default=2); p.add_argument('--from', dest='begin', choices=['photographs','phantoms'], default='photographs')
-    a = p.parse_args(); main(a.spider, a.epochs, a.seeds, a.begin)
+    p = argparse.ArgumentParser(); p.add_argument('spider', nargs='?'); p.add_argument('--epochs', type=int, default=10); p.add_argument('--seeds', type=int, default=2); p.add_argument('--from', dest='begin', choices=['photographs','phantoms'], default='photographs')
+    a = p.parse_args()
+    if a.spider: main(a.spider, a.epochs, a.seeds, a.begin)
+    else: print('no gradings without real scans: give a SPIDER folder with radiological_gradings.csv')

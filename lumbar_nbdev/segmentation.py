@@ -40,7 +40,7 @@ from torch import nn
 from .cohort import spread
 from .core import *
 from .phantom import phantom_sagittals
-from .processes import meet,shared
+from .processes import agree,meet,shared
 from .segmenter import *
 from .spider import SpiderSet
 from .unet import Unet,create_encoder,dice
@@ -328,9 +328,11 @@ def fit_on(
     rate:float # Highest learning rate
 )->pd.DataFrame: # One row an epoch: losses and Dice on the held-out pictures
     "Train in one cycle, going on from a checkpoint if there is one. The checkpoint stays: `forget` it when the result is safe."
-    kept = learn.checkpoint.kept
-    if kept and not rank(): print(f"going on from epoch {len(kept['rows'])} of {epochs}")
-    with learn.no_bar(), learn.no_logging(), shared(learn): learn.fit_one_cycle(epochs, rate, start_epoch=len(kept['rows']) if kept else 0)
+    done = len((learn.checkpoint.kept or dict(rows=()))['rows'])
+    if done and not rank(): print(f"going on from epoch {done} of {epochs}")
+    with learn.no_bar(), learn.no_logging(), shared(learn):
+        agree(done)
+        learn.fit_one_cycle(epochs, rate, start_epoch=done)
     return pd.DataFrame(learn.checkpoint.rows)
 
 def forget(

@@ -8,8 +8,8 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/severity.html.md"""
 __all__ = ['SEEN', 'WIDTH', 'VIEW', 'NUDGE', 'LOST', 'NUMBER', 'RATE', 'AS_IT_IS', 'PHANTOMS', 'UNSEEN', 'Weigh', 'Grader',
            'pick_slices', 'inner', 'varied', 'place_numbers', 'targets', 'CropSet', 'LookCB', 'grader_loss',
            'grader_learner', 'teach_grader', 'calibrated', 'fit_calibration', 'SavedGrader', 'grader_logits',
-           'grader_card', 'fold_answers', 'place_submission', 'train_grader', 'phantom_crops', 'make_grader',
-           'packaged_grader', 'quick_grader', 'occlusion_map']
+           'grader_card', 'fold_answers', 'place_submission', 'pooled_sides', 'train_grader', 'phantom_crops',
+           'make_grader', 'packaged_grader', 'quick_grader', 'occlusion_map']
 
 # %% ../nbs/24_severity.ipynb #g0003
 import hashlib
@@ -329,6 +329,14 @@ def place_submission(
     return table.reset_index()
 
 # %% ../nbs/24_severity.ipynb #g0044
+def pooled_sides(
+    priors:pd.DataFrame # Index (condition, level)
+)->pd.DataFrame: # The same index; left and right alike
+    "Priors that are the same on both sides."
+    other = {'left':'right', 'right':'left', '':''}
+    swapped = priors.rename(index=lambda c: c.replace(condition_side(c), other[condition_side(c)], 1), level='condition')
+    return (priors+swapped.loc[priors.index])/2
+
 def train_grader(
     cohort, # A `Cohort` with labels and coordinates
     out, # Folder for grader.safetensors and grader.json, and oof_submission.csv if there are folds
@@ -338,7 +346,7 @@ def train_grader(
     out,studies = Path(out), cohort.studies[:run.studies] if run.studies else cohort.studies
     ids = cohort.keep(studies).split_studies(run.holdout, run.seed)
     train,held_out = (cohort_crops(cohort.keep(i), run.workers) for i in ids)
-    priors = prior_table(cohort.labels[cohort.labels.study_id.isin(ids[0])])
+    priors = pooled_sides(prior_table(cohort.labels[cohort.labels.study_id.isin(ids[0])]))
     table,number,calibration = priors.loc[PLACES].to_numpy(), place_numbers(train.places), AS_IT_IS
     if run.grader_folds>1:
         logits = fold_answers(train, table, run, out)
@@ -379,7 +387,7 @@ def make_grader(
     run = run or settings('cpu')
     train,rest = (phantom_crops(*some, run.workers) for some in (PHANTOMS,UNSEEN))
     odds = train.places.groupby(['condition','level'])[list(TRUTH_COLUMNS)].mean()
-    net = teach_grader(train, rest, weight_adjusted(odds.loc[PLACES]), run, run.cache/'grader')
+    net = teach_grader(train, rest, weight_adjusted(pooled_sides(odds).loc[PLACES]), run, run.cache/'grader')
     number = place_numbers(rest.places)
     calibration = fit_calibration(grader_logits(net, CropSet(rest), run.device)[0], number, targets(rest.places))
     card = grader_card(run, calibration, trained_on=f'{len(PHANTOMS[0])} phantom studies, {len(train)} places, by the odds of their grades; no real scan', command='make grader',
