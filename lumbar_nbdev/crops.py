@@ -6,7 +6,8 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/crops.html.md"""
 
 # %% auto #0
 __all__ = ['PIXEL', 'SIDE', 'DEPTH', 'VIEWS', 'SPAN', 'SLICES', 'window', 'grey_range', 'grey_bytes', 'crop_axes', 'cut',
-           'mirrored', 'blank', 'place_crop', 'Crops', 'join_crops', 'study_crops', 'with_neighbours', 'cohort_crops']
+           'mirrored', 'blank', 'place_crop', 'Crops', 'join_crops', 'study_crops', 'with_neighbours', 'readable',
+           'cohort_crops']
 
 # %% ../nbs/22_crops.ipynb #f0003
 from dataclasses import dataclass,replace
@@ -168,15 +169,20 @@ def _labelled_crops(cohort, study):
     except LumbarError as e: return f'study {study} skipped: {e}'
     return replace(crops, places=crops.places[['condition','level']].assign(study_id=study))
 
+def readable(
+    found:list # Of each study what was found, or the sentence that says why there is nothing
+)->list: # What was found
+    "Log the sentences and leave them out."
+    for f in found:
+        if isinstance(f, str): log.warning(f)
+    return [f for f in found if not isinstance(f, str)]
+
 def cohort_crops(
     cohort, # A `Cohort` with labels and coordinates
     workers:int=1 # Processes
 )->Crops: # Places with a label; study_id, condition, level, severity (0..2) in `places`; `InputError` if no study can be read
     "The labelled crops of a cohort; an unreadable study is logged and skipped."
-    found = list(spread(partial(_labelled_crops, cohort), cohort.studies, workers, 'cutting crops'))
-    for f in found:
-        if isinstance(f, str): log.warning(f)
-    found = [f for f in found if not isinstance(f, str)]
+    found = readable(list(spread(partial(_labelled_crops, cohort), cohort.studies, workers, 'cutting crops')))
     if not found: raise InputError("no study could be read", cohort.path, "run lumbar check on it")
     crops = join_crops(found)
     table = crops.places.merge(cohort.labels, on=['study_id','condition','level'], how='left')

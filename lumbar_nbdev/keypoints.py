@@ -10,7 +10,6 @@ __all__ = ['BESIDE', 'FARTHEST', 'LOOK', 'MM', 'HILL', 'FINDER_RATE', 'SURE', 'o
            'phantom_examples', 'SavedFinder', 'packaged_finder', 'keep_finder', 'train_finder', 'make_finder']
 
 # %% ../nbs/22a_keypoints.ipynb #k0003
-import hashlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +25,11 @@ from fastcore.basics import patch
 from torch import nn
 from .cohort import spread
 from .core import *
-from .crops import PIXEL,SIDE,SPAN,Crops,crop_axes,join_crops,study_crops,with_neighbours
+from .crops import PIXEL,SIDE,SPAN,Crops,crop_axes,join_crops,readable,study_crops,with_neighbours
 from .landmarks import best_volume
 from .phantom import phantom_study
 from .processes import batch_loader
-from .segmentation import Checkpoint,EpochProgress,fit_on,forget
+from .segmentation import Checkpoint,EpochProgress,digest,fit_on,forget
 from .segmenter import WEIGHTS as PACKAGED
 from .unet import ENCODER,Unet,create_encoder,load_weights,read_card,save_model
 
@@ -59,9 +58,8 @@ def examples(
 )->Crops: # Cut beside the places, with the step back to them on the crop, mm, as through, down and across in `places`
     "Crops to learn from."
     step = rng.normal(0, BESIDE, (len(places),3)).clip(-FARTHEST, FARTHEST)
-    xyz = ['wx','wy','wz']
-    moved = places[['condition','level']].reset_index(drop=True).join(pd.DataFrame(places[xyz].to_numpy(float)+step, columns=xyz)).join(pd.DataFrame(-step, columns=['bx','by','bz']))
-    crops = study_crops(volumes, moved)
+    moved = np.hstack([places[['wx','wy','wz']].to_numpy(float)+step, -step])
+    crops = study_crops(volumes, places[['condition','level']].assign(**dict(zip(('wx','wy','wz','bx','by','bz'), moved.T))))
     crops = crops[np.take_along_axis(crops.shown, own_view(crops.places), 1)[:,2]]
     back = [place_axes(volumes, p)@[p.bx,p.by,p.bz] for p in crops.places.itertuples()]
     steps = pd.DataFrame(np.reshape(back, (-1,3)), columns=['through','down','across'])
@@ -174,7 +172,7 @@ def teach_finder(
     dls.n_inp = 3
     learn = Learner(dls, PlaceFinder(run.encoder).to(run.device), place_loss, metrics=step_error, cbs=[SmallCB(), EpochProgress(what)], wd=.01)
     if run.device=='cuda': learn.to_bf16()
-    of = hashlib.sha256(repr((len(train), int(train.pictures[::97,::5].astype(np.int64).sum()), float(PlaceSet(train).step.sum()), run, FINDER_RATE)).encode()).hexdigest()[:16]
+    of = digest([(train.pictures,train.shown,train.offset,PlaceSet(train).step)], run, FINDER_RATE)
     learn.add_cb(Checkpoint(folder, run.seed, of))
     table = fit_on(learn, run.finder_epochs, FINDER_RATE)
     return learn.model, table
@@ -271,10 +269,8 @@ def train_finder(
     studies = cohort.studies[:run.studies] if run.studies else cohort.studies
     parts = []
     for ids,what in zip(cohort.keep(studies).split_studies(run.holdout, run.seed), ('to learn from','to hold out')):
-        found = list(spread(partial(_cohort_examples, cohort, run.seed), ids, run.workers, 'cutting crops'))
-        for f in found:
-            if isinstance(f, str): log.warning(f)
-        parts.append([f for f in found if not isinstance(f, str) and len(f)])
+        found = readable(list(spread(partial(_cohort_examples, cohort, run.seed), ids, run.workers, 'cutting crops')))
+        parts.append([f for f in found if len(f)])
         if not parts[-1]: raise InputError(f"no study {what} has coordinates on slices that can be read", cohort.path, "run lumbar check on it")
     return keep_finder(*map(join_crops, parts), out, run, Path(out)/'finder', trained_on=f'{len(parts[0])} studies of {Path(cohort.path).name}')
 

@@ -8,8 +8,8 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/segmentation.html.md"""
 __all__ = ['SIDE', 'STEPS', 'RATE', 'PHANTOMS', 'pick_slices', 'training_pictures', 'clutter', 'phantom_pictures', 'shift_mat',
            'stretch_mat', 'Tone', 'Shading', 'Blur', 'Noise', 'augmentations', 'segmenter_dls', 'SegmentationLoss',
            'ClassDice', 'segmenter_learner', 'new_network', 'Watch', 'EpochProgress', 'Checkpoint', 'fit_on', 'forget',
-           'judge', 'evaluate_segmenter', 'patients_mean', 'mixed', 'teach', 'some_phantoms', 'series_pictures',
-           'fit_segmenter', 'train_segmenter', 'cross_validate', 'phantom_weights', 'make_weights']
+           'judge', 'evaluate_segmenter', 'patients_mean', 'mixed', 'digest', 'teach', 'some_phantoms',
+           'series_pictures', 'fit_segmenter', 'train_segmenter', 'cross_validate', 'phantom_weights', 'make_weights']
 
 # %% ../nbs/12_segmentation.ipynb #c0005
 import hashlib,json,math,random,zlib
@@ -378,11 +378,14 @@ def mixed(
     n = max(len(real), len(phantoms))
     return [p for some in (real,phantoms) if some for p in (some*math.ceil(n/len(some)))[:n]]
 
-def _digest(pictures, *more):
+def digest(
+    pictures, # Tuples of arrays
+    *more # What else counts; its `repr` tells it from others
+)->str: # 16 hexadecimal digits
     "A short name for what a training depends on."
     seen = 0
-    for pair in pictures:
-        for a in pair: seen = zlib.crc32(np.ascontiguousarray(a), seen)
+    for arrays in pictures:
+        for a in arrays: seen = zlib.crc32(np.ascontiguousarray(a), seen)
     return hashlib.sha256(repr((seen,*more)).encode()).hexdigest()[:16]
 
 def teach(
@@ -394,7 +397,7 @@ def teach(
     what:str # A few words for the progress bar
 )->pd.DataFrame: # One row an epoch
     "One training, which goes on where it was cut off."
-    of = _digest(train, run.segmenter_epochs, run.segmenter_batch, run.segmenter_size, RATE, *(float(p.detach().double().sum()) for p in net.parameters()))
+    of = digest(train, run.segmenter_epochs, run.segmenter_batch, run.segmenter_size, RATE, *(float(p.detach().double().sum()) for p in net.parameters()))
     set_seed(run.seed)
     saver = Checkpoint(folder, run.seed, of)
     learn = segmenter_learner(segmenter_dls(train, valid, run.segmenter_size, run.segmenter_batch, run.device), net, [EpochProgress(what), saver])
@@ -512,7 +515,7 @@ def make_weights(
 )->dict: # The card of the segmenter
     "Make the weights that come with the package."
     run,data,out = run or settings('cpu'), SpiderSet(spider), Path(out)
-    work = Path(work or run.cache/'weights')/_digest(phantom_pictures(PHANTOMS[:2], run.seed), run, passes, PHANTOMS, RATE)
+    work = Path(work or run.cache/'weights')/digest(phantom_pictures(PHANTOMS[:2], run.seed), run, passes, PHANTOMS, RATE)
     stems = data.series.stem[data.series.has_mask].tolist()
     if not (work/'phantom.json').exists(): phantom_weights(work, replace(run, segmenter_epochs=passes))
     first = Segmenter.load(work, run.device, 'phantom')

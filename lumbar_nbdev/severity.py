@@ -12,7 +12,6 @@ __all__ = ['SEEN', 'WIDTH', 'VIEW', 'NUDGE', 'LOST', 'NUMBER', 'RATE', 'AS_IT_IS
            'make_grader', 'packaged_grader', 'quick_grader', 'occlusion_map']
 
 # %% ../nbs/24_severity.ipynb #g0003
-import hashlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +37,7 @@ from .keypoints import shaded
 from .metric import TRUTH_COLUMNS,WEIGHTS,prior_submission,prior_table,row_ids,score,weight_adjusted,write_submission
 from .phantom import phantom_study
 from .processes import batch_loader
-from .segmentation import Checkpoint,EpochProgress,fit_on,forget
+from .segmentation import Checkpoint,EpochProgress,digest,fit_on,forget
 from .segmenter import WEIGHTS as PACKAGED
 from .unet import create_encoder,load_weights,read_card,save_model
 
@@ -220,7 +219,7 @@ def teach_grader(
 )->Grader: # Trained
     "One training, which goes on where it was cut off."
     learn = grader_learner(train, watch, priors, run)
-    of = hashlib.sha256(repr((len(train), int(train.pictures[::97,::5].astype(np.int64).sum()), targets(train.places).sum(0).tolist(), run, RATE)).encode()).hexdigest()[:16]
+    of = digest([(train.pictures,train.shown,train.offset,place_numbers(train.places),targets(train.places),np.asarray(priors))], run, RATE)
     learn.add_cbs([Checkpoint(folder, run.seed, of), EpochProgress(what)])
     fit_on(learn, run.grader_epochs, RATE)
     return learn.model
