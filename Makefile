@@ -1,14 +1,15 @@
-# make demo | make test | make docs | make lab | make bench | make weights | make finder | make grader
+# make demo | make test | make docs | make preview | make lab | make bench | make weights | make finder | make grader
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs lab bench weights finder grader clean
+.PHONY: help demo test docs preview lab bench weights finder grader clean
 
 help:
 	@echo "make demo [DATA=/path/to/rsna]   the whole path, on phantoms or on a competition folder"
 	@echo "make test                        export, clean, notebooks and pytest"
 	@echo "make docs                        the site, in _docs/"
+	@echo "make preview                     the site, served at http://127.0.0.1:8000"
 	@echo "make lab                         the notebooks in JupyterLab"
 	@echo "make bench                       the benchmarks, one table each"
 	@echo "make weights SPIDER=/path        make the packaged segmenters anew, about two hours"
@@ -35,6 +36,9 @@ test: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/python tools/docs.py
+
+preview: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _docs 8000
 
 lab: .venv/installed
 	$(BIN)/jupyter lab nbs

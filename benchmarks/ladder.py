@@ -2,7 +2,7 @@
 
     python benchmarks/ladder.py [--studies 180] [--minutes 4] [--folder DIR]
 
-Two thirds of the studies are learned from, by their labels alone; the others are graded. DIR keeps the studies between runs. Every rung has a 95 % interval over studies, and so has its step from the rung before.
+Two thirds of the studies are learned from, by their labels alone; the others are graded. DIR keeps the studies between runs. Every rung has a 95 % interval over studies, and so has its step from the rung before. Then the packaged grader answers for the same studies, whole and with parts taken away.
 """
 import argparse,os,tempfile,time
 os.environ.setdefault('OMP_NUM_THREADS', '2'); os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -22,10 +22,11 @@ from lumbar_nbdev.landmarks import find_places
 from lumbar_nbdev.levels import packaged_segmenter
 from lumbar_nbdev.metric import oracle_submission,prior_submission,prior_table,score
 from lumbar_nbdev.phantom import write_cohort
-from lumbar_nbdev.severity import CropSet,calibrated,fit_calibration,fold_answers,grader_learner,grader_logits,place_numbers,place_submission,targets,teach_grader
+from lumbar_nbdev.severity import CropSet,calibrated,fit_calibration,fold_answers,grader_learner,grader_logits,packaged_grader,place_numbers,place_submission,targets,teach_grader
 from lumbar_nbdev.unet import create_encoder
 
 OWN = dict(spinal=SPAN['sagittal'], foraminal=SPAN['sagittal'], subarticular=SPAN['axial']) # slices of the series a group is named after
+ONE = {g: (s.start+s.stop)//2 for g,s in OWN.items()} # the one nearest to the place
 
 def only(crops, slices):
     "Crops of which only some slices are there; `slices` gives them for each group."
@@ -53,6 +54,25 @@ def mirror_canals(crops):
     pictures[canal,axial] = crops.pictures[canal,axial,:,::-1]
     for new,old in ((pictures,crops.pictures),(offset,-crops.offset),(shown,crops.shown)): new[canal,sagittal] = old[canal,sagittal][:,::-1]
     return replace(crops, pictures=pictures, offset=offset, shown=shown)
+
+def taken_away(found):
+    "The answers of the packaged grader, and without one part or another."
+    grader = packaged_grader()
+    bent,number = grader.card['calibration'], place_numbers(found.places)
+    odds = lambda crops,how=bent: calibrated(grader_logits(grader.net, CropSet(crops))[0], number, how)
+    submit = lambda answers: place_submission(found.places, answers, grader.priors)
+    whole = odds(found)
+    return {'packaged grader, places found': submit(whole), 'without the other view': submit(odds(only(found, OWN))), 'one slice alone': submit(odds(only(found, ONE))),
+            'without calibration': submit(odds(found, severity.AS_IT_IS)), 'with the canals in a mirror too': submit((whole+odds(mirror_canals(found)))/2)}
+
+def steps(answers, labels, after=None):
+    "A row for each answer: its score with an interval over studies, and the step from the answer before, or from the first of all."
+    drawn,rows,before = {k: bootstrap_scores(study_costs(v, labels)) for k,v in answers.items()}, [], after
+    for k,v in answers.items():
+        step = drawn[k]-drawn[before] if before else np.zeros(1)
+        rows.append(dict(rung=k, **{n: x for n,x in list(score(v, labels).as_dict().items())[:5]}, low=np.quantile(drawn[k], .025), high=np.quantile(drawn[k], .975), adds=step.mean(), from_=np.quantile(step, .025), to=np.quantile(step, .975)))
+        before = after or k
+    return pd.DataFrame(rows).set_index('rung').round(3).to_string()
 
 def in_time(minutes, what, learner, batches):
     "Epochs that fill the minutes: a few steps are taken and timed."
@@ -87,7 +107,6 @@ def main(studies, minutes, folder):
     table = priors.loc[PLACES].to_numpy()
     learned,given = (cohort_crops(cohort.keep(i), 2) for i in (train,test))
     discs,found = found_crops(cohort.keep(test), packaged_segmenter(), packaged_finder())
-    one = {g: (s.start+s.stop)//2 for g,s in OWN.items()}
     everything = {g: slice(None) for g in GROUPS}
     nudge,shift,lost = dict(severity.NUDGE), severity.varied.__defaults__, severity.LOST
     nets = {}
@@ -104,10 +123,10 @@ def main(studies, minutes, folder):
     def answer(net, crops, slices):
         crops = only(crops, slices)
         return place_submission(crops.places, calibrated(grader_logits(net, CropSet(crops))[0], place_numbers(crops.places), severity.AS_IT_IS), priors)
-    net = rung('crops, one slice', 'one', one, True)
-    answers['crops at given coordinates, one slice'] = answer(net, given, one)
-    answers['the same, at places found from the discs'] = answer(net, discs, one)
-    answers['the same, after the second look'] = answer(net, found, one)
+    net = rung('crops, one slice', 'one', ONE, True)
+    answers['crops at given coordinates, one slice'] = answer(net, given, ONE)
+    answers['the same, at places found from the discs'] = answer(net, discs, ONE)
+    answers['the same, after the second look'] = answer(net, found, ONE)
     net = rung('errors of the search while training', 'one-off', OWN, False)
     answers['slices weighed by attention, errors of the search while training'] = answer(net, found, OWN)
     net = rung('both views', 'views', everything, False)
@@ -123,14 +142,10 @@ def main(studies, minutes, folder):
     answers['the same, at given coordinates'] = place_submission(given.places, mean(fold_nets, given, mirror_canals(given)), priors)
     truth = pd.read_csv(folder/'rsna/truth.csv')
     answers['oracle'] = oracle_submission(truth[truth.study_id.isin(test)])
-    drawn = {k: bootstrap_scores(study_costs(v, labels)) for k,v in answers.items()}
-    rows,before = [], None
-    for k,v in answers.items():
-        step = drawn[k]-drawn[before] if before else np.zeros(1)
-        rows.append(dict(rung=k, **{n: x for n,x in list(score(v, labels).as_dict().items())[:5]}, low=np.quantile(drawn[k], .025), high=np.quantile(drawn[k], .975), adds=step.mean(), from_=np.quantile(step, .025), to=np.quantile(step, .975)))
-        before = k
     print(f'\n{len(train)} phantom studies learned from by their labels, {len(test)} graded; {minutes} minutes of training a rung with {torch.get_num_threads()} threads; lower is better\n')
-    print(pd.DataFrame(rows).set_index('rung').round(3).to_string())
+    print(steps(answers, labels))
+    away = taken_away(found)
+    print(f'\nThe packaged grader on the same studies; steps are from its first row\n\n{steps(away, labels, next(iter(away)))}')
 
 if __name__=='__main__':
     p = argparse.ArgumentParser(); p.add_argument('--studies', type=int, default=180); p.add_argument('--minutes', type=float, default=4); p.add_argument('--folder')

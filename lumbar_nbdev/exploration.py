@@ -9,10 +9,10 @@ __all__ = ['GRADE_COLOURS', 'PUBLISHED', 'PANE_COLOURS', 'MASK_COLOURS', 'SWITCH
            'tissue_greys', 'place_name', 'grade_examples', 'show_crop', 'show_grades', 'grade_shares', 'side_agreement',
            'together', 'missing_labels', 'axial_reach', 'series_counts', 'geometry', 'show_places', 'reference_line',
            'show_projection', 'projection_distances', 'beside_published', 'StudyView', 'study_view', 'sample', 'Pane',
-           'Viewer', 'write_app', 'start_app', 'serve_app']
+           'Viewer']
 
 # %% ../nbs/04_exploration.ipynb #c0003
-import html,importlib.util,os,re,secrets,socket,subprocess,sys,tempfile
+import html
 from dataclasses import dataclass,field
 from pathlib import Path
 import anywidget,traitlets
@@ -21,7 +21,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from fastcore.nbio import mk_cell,new_nb,write_nb
 from .cohort import Cohort
 from .core import *
 from .prevalence import PREVALENCE,SERIES_COUNTS
@@ -648,14 +647,16 @@ _HELP = ('<small>wheel or ↑ ↓: slices · click: cross-hair · drag or Shift+
 
 class Viewer(widgets.VBox):
     "Three linked planes of one study at a time, to scroll, window and point at."
+    edition = '' # Added to a study's name when its masks are new, so that a browser asks for its slices again
+    editable = False # Places that are not there can be chosen too
     def __init__(self,
         cohort:Cohort, # A cohort, with or without labels
-        masks:dict=None, # series_id -> `Volume` of SPIDER's values, drawn over its study
+        masks:dict=None, # series_id -> `Volume` of SPIDER's values, drawn over its study; None: no switch for masks
         study:int=None # The first study shown; default: the cohort's first
     ):
         self.cohort,self.masks,self.drawing = cohort, masks or {}, False
         self.study = widgets.Dropdown(options=cohort.studies, value=study or cohort.studies[0], description='study')
-        self.switches = {k: widgets.Checkbox(True, description=text, indent=False, layout=dict(width='auto', margin='2px 12px')) for k,text in SWITCHES.items() if masks or k!='masks'}
+        self.switches = {k: widgets.Checkbox(True, description=text, indent=False, layout=dict(width='auto', margin='2px 12px')) for k,text in SWITCHES.items() if masks is not None or k!='masks'}
         self.panes = [Pane() for _ in SERIES_TYPES]
         self.series = [widgets.Dropdown(description='series', layout=dict(width='98%')) for _ in SERIES_TYPES]
         self.slices = [widgets.IntSlider(description='slice', min=1, max=1, layout=dict(width='98%')) for _ in SERIES_TYPES]
@@ -707,15 +708,20 @@ def answer(self:Viewer,
 @patch
 def _give(self:Viewer, pane, names):
     "Send slices, by their names: study/volume,slice."
-    found = [(n, *map(int, n.partition('/')[2].split(','))) for n in names if n.partition('/')[0]==str(self.study.value)]
+    found = [(n, *map(int, n.partition('/')[2].split(','))) for n in names if n.partition('/')[0]==f'{self.study.value}{self.edition}']
     sent = [(n, *self.view.pixels(i,k)) for n,i,k in found if i<len(self.view.volumes) and k<len(self.view.volumes[i].data)]
     self.panes[pane].send(dict(slices=[dict(name=n)|info for n,info,_ in sent]), [data for *_,data in sent])
 
 # %% ../nbs/04_exploration.ipynb #c0199
 @patch
+def look(self:Viewer)->StudyView: # `InputError` if there is no such study
+    "The study that the menu names, as it is to be shown."
+    return study_view(self.cohort, self.study.value, self.masks)
+
+@patch
 def open_study(self:Viewer):
     "Show the study that the menu names."
-    try: self.view = study_view(self.cohort, self.study.value, self.masks)
+    try: self.view = self.look()
     except InputError as e: self.view = StudyView([], _no_places(), notes=[str(e)])
     names = [(f"{v.meta['series_type']} ({len(v.data)} slices)", i) for i,v in enumerate(self.view.volumes)]
     self.drawing = True
@@ -735,7 +741,7 @@ def redraw(self:Viewer):
         if 'key' in scene:
             with slices.hold_trait_notifications(): slices.max = scene['slices']; slices.value = scene['key'][1]+1
         self.count = getattr(self, 'count', 0)+1
-        pane.scene = scene | dict(study=int(self.study.value), count=self.count)
+        pane.scene = scene | dict(study=f'{self.study.value}{self.edition}', count=self.count)
     self.status.value = self._words(); self.drawing = False
 
 # %% ../nbs/04_exploration.ipynb #c0200
@@ -757,60 +763,17 @@ def _table(self:Viewer):
         cells.append(widgets.Label(level_title(l)))
         for c in CONDITIONS:
             t = row.get((c,l)); grade = SEVERITIES[t.severity] if t is not None and t.severity>=0 else 'no grade' if t is not None else 'no place'
-            b = widgets.Button(description=grade, disabled=t is None, tooltip=f"{place_name(c)} at {level_title(l)}: {grade}", layout=dict(width='auto', height='24px'), style=dict(button_color=GRADE_COLOURS[t.severity if t is not None else -1]))
-            if t is not None: b.on_click(lambda _,t=t: self._go(t))
+            b = widgets.Button(description=grade, disabled=t is None and not self.editable, tooltip=f"{place_name(c)} at {level_title(l)}: {grade}", layout=dict(width='auto', height='24px'), style=dict(button_color=GRADE_COLOURS[t.severity if t is not None else -1]))
+            b.on_click(lambda _,c=c,l=l,t=t: self.choose(c, l, t))
             cells.append(b)
     self.grades.children = cells
 
 @patch
-def _go(self:Viewer, place): self.view.point = np.array([place.wx,place.wy,place.wz], float); self.redraw()
-
-# %% ../nbs/04_exploration.ipynb #c0210
-def write_app(
-    folder, # Folder to write app.ipynb and Voilà's template to
-    rsna # The competition folder it shows
-)->Path: # The notebook; `InputError` without voila
-    "Write the notebook that is the viewer's page, and a template that fetches nothing from elsewhere."
-    if importlib.util.find_spec('voila') is None: raise InputError("the viewer needs voila", todo="pip install voila")
-    from jupyter_core.paths import jupyter_path
-    code = f"from lumbar_nbdev.cohort import Cohort\nfrom lumbar_nbdev.exploration import Viewer\nViewer(Cohort({str(Path(rsna).resolve())!r}))"
-    page,template = Path(folder)/'app.ipynb', Path(folder)/'voila/templates/lumbar'
-    write_nb(new_nb([mk_cell("# Lumbar viewer\nResearch software, no medical device.", 'markdown'), code]), page)
-    lab = next(p for d in jupyter_path('voila/templates/lab') if (p := Path(d)/'index.html.j2').is_file())
-    template.mkdir(parents=True, exist_ok=True)
-    (template/'index.html.j2').write_text(re.sub(r'<link[^>]*https?:[^>]*>', '', lab.read_text()))
-    (template/'conf.json').write_text('{"base_template": "lab"}')
-    return page
-
-# %% ../nbs/04_exploration.ipynb #c0211
-def start_app(
-    folder, # Folder for the page and its template
-    rsna, # The competition folder it shows
-    port:int, # Port of this machine
-    token:str # What the address must carry
-)->subprocess.Popen: # The server's process
-    "Start a server for the viewer's page, on localhost only."
-    command = [sys.executable, '-m', 'voila', str(write_app(folder, rsna)), f'--port={port}', '--Voila.port_retries=0', '--Voila.ip=127.0.0.1', '--no-browser',
-               '--template=lumbar', '--Voila.auto_token=True', '--VoilaConfiguration.show_tracebacks=False', '--Voila.log_level=ERROR']
-    path = os.pathsep.join(p for p in (str(folder), os.environ.get('JUPYTER_PATH')) if p)
-    return subprocess.Popen(command, env=os.environ | dict(JUPYTER_PATH=path, JUPYTER_TOKEN=token)) # a command line can be read by others, its environment cannot
-
-# %% ../nbs/04_exploration.ipynb #c0212
-def serve_app(
-    rsna=None, # A competition folder; a small phantom cohort if None
-    port:int=8866 # Port of this machine to serve on
-): # `InputError` without voila, on a port that is taken, or if `rsna` is no competition folder
-    "Serve the viewer until interrupted."
-    from lumbar_nbdev.phantom import phantom_cohort
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try: s.bind(('127.0.0.1', port))
-        except (OSError, OverflowError) as e: raise InputError("the port is taken or not allowed", port, "choose another --port") from e
-    rsna,token = Cohort(rsna or phantom_cohort()/'rsna').path, secrets.token_urlsafe(12)
-    with tempfile.TemporaryDirectory() as folder:
-        server = start_app(folder, rsna, port, token)
-        print(f"Viewer: http://127.0.0.1:{port}/?token={token}  (Ctrl-C ends it)", flush=True)
-        try: done = server.wait()
-        except KeyboardInterrupt: done = 0
-        finally: server.terminate(); server.wait()
-    if done: raise InputError("the viewer could not be served", f'port {port}', "choose another --port")
+def choose(self:Viewer,
+    condition:str, # One of `CONDITIONS`
+    level:str, # One of `LEVELS`
+    place # Its row of the view's places, or None
+):
+    "Go to a place."
+    if place is not None: self.view.point = np.array([place.wx,place.wy,place.wz], float)
+    self.redraw()

@@ -6,7 +6,8 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/gradings.html.md"""
 
 # %% auto #0
 __all__ = ['DISC_PIXEL', 'SLOTS', 'LABELS', 'disc_window', 'series_discs', 'disc_crops', 'DiscSet', 'grading_loss',
-           'grading_priors', 'teach_gradings', 'grading_chances', 'grading_figures', 'cross_validated_gradings']
+           'grading_priors', 'teach_gradings', 'grading_chances', 'expected_grades', 'grade_cuts', 'fold_calls',
+           'grading_figures', 'cross_validated_gradings']
 
 # %% ../nbs/24a_gradings.ipynb #h0003
 from dataclasses import replace
@@ -89,31 +90,28 @@ def _as_crops(rows, graded):
 
 # %% ../nbs/24a_gradings.ipynb #h0016
 class DiscSet(CropSet):
-    "Batches of discs, each with one of the three questions."
+    "Batches of discs, each with all three questions."
     def __init__(self,
         crops:Crops, # From `disc_crops`
         train:bool=False # To be learned from
     ):
-        n,first = len(crops), [1,0,0] # Pfirrmann's grades begin at 1
-        self.crops,self.train = crops[np.tile(np.arange(n), len(LABELS))], train
-        self.number = np.repeat(np.arange(len(LABELS)), n)
-        grade = np.concatenate([crops.places[k].to_numpy(int)-f for k,f in zip(LABELS, first)])
-        self.target = np.eye(max(LABELS.values()), dtype=np.float32)[grade]
+        self.crops,self.train,first = crops, train, [1,0,0] # Pfirrmann's grades begin at 1
+        self.number = np.tile(np.arange(len(LABELS)), (len(crops),1))
+        self.target = np.eye(max(LABELS.values()), dtype=np.float32)[crops.places[[*LABELS]].to_numpy(int)-first]
 
 def grading_loss(
-    logits:torch.Tensor, # (rows, 5)
-    target:torch.Tensor, # (rows, 5) odds
-    number:torch.Tensor # (rows,) which question
+    logits:torch.Tensor, # (discs x 3 questions, 5)
+    target:torch.Tensor, # (discs, 3 questions, 5) odds
+    number:torch.Tensor # (discs, 3) which question
 )->torch.Tensor: # A number
     "Cross-entropy, every grade counting alike."
-    return F.cross_entropy(logits.float(), target)
+    return F.cross_entropy(logits.float(), target.flatten(0,1))
 
 def grading_priors(
     crops:Crops # From `disc_crops`
 )->np.ndarray: # (3 questions, 5 grades), each row summing to 1; almost 0 for grades that a question does not have
     "The shares of the grades."
-    data = DiscSet(crops)
-    counts = np.stack([data.target[data.number==k].sum(0) for k in range(len(LABELS))])+np.array([[1.]*n+[1e-4]*(5-n) for n in LABELS.values()])
+    counts = DiscSet(crops).target.sum(0)+np.array([[1.]*n+[1e-4]*(5-n) for n in LABELS.values()])
     return counts/counts.sum(1, keepdims=True)
 
 def teach_gradings(
@@ -139,17 +137,45 @@ def grading_chances(
     device:str='cpu' # 'cpu' or 'cuda'
 )->dict: # label -> (discs, grades) chances, each row summing to 1
     "The chances of every grade of every disc."
-    logits = grader_logits(net, DiscSet(crops), device)[0].reshape(len(LABELS), len(crops), -1)
-    return {k: softmax(x[:,:n], axis=1) for (k,n),x in zip(LABELS.items(), logits)}
+    logits = grader_logits(net, DiscSet(crops), device)[0].reshape(len(crops), len(LABELS), -1)
+    return {k: softmax(logits[:,i,:n], axis=1) for i,(k,n) in enumerate(LABELS.items())}
 
 # %% ../nbs/24a_gradings.ipynb #h0018
+def expected_grades(
+    chances:dict # From `grading_chances`
+)->np.ndarray: # (discs,) 1 to 5
+    "The mean of Pfirrmann's grades, weighed by their chances."
+    return chances['pfirrmann']@np.arange(1,6)
+
+def grade_cuts(
+    expected:np.ndarray, # From `expected_grades`, of discs not learned from
+    given:np.ndarray # (discs,) the readers' grades, 1 to 5
+)->np.ndarray: # (4,) cuts between the five grades
+    "Where to cut expected grades so that each grade is called as often as it is given."
+    return np.quantile(expected, np.bincount(given, minlength=6)[1:5].cumsum()/len(given))
+
+# %% ../nbs/24a_gradings.ipynb #c021x
+def fold_calls(
+    chances:dict, # From `grading_chances` or `cross_validated_gradings`
+    places:pd.DataFrame, # patient, pfirrmann
+    folds:int=5, # Folds by patient
+    seed:int=0 # Seed of the folds
+)->np.ndarray: # (discs,) grades 1 to 5
+    "The grade called for each disc, by cuts laid on other patients."
+    expected,given,out = expected_grades(chances), places.pfirrmann.to_numpy(int), np.zeros(len(places), int)
+    for learn,rest in GroupKFold(folds, shuffle=True, random_state=seed).split(expected, groups=places.patient):
+        out[rest] = 1+np.digitize(expected[rest], grade_cuts(expected[learn], given[learn]))
+    return out
+
+# %% ../nbs/24a_gradings.ipynb #c023x
 def grading_figures(
     chances:dict, # From `grading_chances`
-    places:pd.DataFrame # patient, pfirrmann, narrowing, bulging
+    places:pd.DataFrame, # patient, pfirrmann, narrowing, bulging
+    called:np.ndarray=None # Pfirrmann's grades as called, from `fold_calls`; default: the expected ones, rounded
 )->pd.Series: # discs, patients, kappa (quadratic, of Pfirrmann), exact and within_one (shares), auc_narrowing, auc_bulging
     "How well discs are graded."
-    true,p = places.pfirrmann.to_numpy(), chances['pfirrmann']
-    called = (p@np.arange(1,6)).round().astype(int)
+    true = places.pfirrmann.to_numpy()
+    if called is None: called = expected_grades(chances).round().astype(int)
     auc = lambda k: roc_auc_score(places[k], chances[k][:,1]) if places[k].nunique()==2 else np.nan
     return pd.Series(dict(discs=len(places), patients=places.patient.nunique(), kappa=cohen_kappa_score(true, called, labels=[1,2,3,4,5], weights='quadratic'), exact=(true==called).mean(), within_one=(abs(true-called)<=1).mean(), auc_narrowing=auc('narrowing'), auc_bulging=auc('bulging')))
 

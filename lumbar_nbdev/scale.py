@@ -114,8 +114,8 @@ def predict_folder(
     if lost: raise InputError(f"{len(lost)} studies that other processes graded are not here", work, "give all machines the same disk")
     done = [json.loads((work/f'{s}.json').read_text()) for s in cohort.studies]
     with atomic_path(Path(out)/'report') as tmp:
-        tmp.mkdir(); shutil.copytree(work/'img', tmp/'img')
-        write_report([d['page'] for d in done], tmp, predictor.remarks)
+        tmp.mkdir(); shutil.copytree(work/'studies', tmp/'studies')
+        write_report([d['page'] for d in done], tmp, predictor.remarks, {k: getattr(predictor, k).card for k in ('segmenter','finder','grader')})
         table = pd.concat([pd.DataFrame(d['rows']) for d in done], ignore_index=True)
         write_submission(table, Path(out)/'submission.csv')
     shutil.rmtree(work)

@@ -87,8 +87,7 @@ class Grader(nn.Module):
 def describe(self:Grader,
     pictures:torch.Tensor, # (places, 6, 3, pixels, pixels), 0 to 1
     offset:torch.Tensor, # (places, 6) mm
-    shown:torch.Tensor, # (places, 6) bool
-    group:torch.Tensor # (places,) number into `GROUPS`
+    shown:torch.Tensor # (places, 6) bool
 )->torch.Tensor: # (places, 6, `WIDTH`)
     "Each slice as a vector; only slices that are there cost time."
     x = ((pictures[shown]-.45)/.225).contiguous(memory_format=torch.channels_last)
@@ -96,19 +95,23 @@ def describe(self:Grader,
     h = found.new_zeros(*shown.shape, WIDTH)
     h[shown] = found
     mm = torch.stack([offset/10, (offset/10).abs(), torch.exp(-(offset/5)**2)], -1)
-    return h+self.view(VIEW.to(h.device))+self.far(mm.to(h.dtype))+self.about(group)[:,None]
+    return h+self.view(VIEW.to(h.device))+self.far(mm.to(h.dtype))
 
+# %% ../nbs/24_severity.ipynb #c017x
 @patch
 def forward(self:Grader,
     pictures:torch.Tensor, # (places, 6, 3, pixels, pixels), 0 to 1: a slice with its neighbours on both sides
     offset:torch.Tensor, # (places, 6) mm from the place to the slice
     shown:torch.Tensor, # (places, 6) bool: there is such a slice
-    place:torch.Tensor # (places,) number into `PLACES`
-)->torch.Tensor: # Logits, shape (places, 3); `self.weight` keeps the slices' weights (places, 6)
+    place:torch.Tensor # (places,) number into `PLACES`; or (places, questions), several questions about the same slices
+)->torch.Tensor: # Logits, shape (places x questions, 3); `self.weight` keeps the slices' weights (places x questions, 6)
     "Logits of the three grades."
-    group,some = self.group[place], shown.any(1)
+    some,asked = shown.any(1), place.reshape(len(place),-1)
     shown = shown|~some[:,None] # a bag must not be empty; its answer is thrown away
-    h = self.norm(self.compare(self.describe(pictures, offset, shown, group), src_key_padding_mask=~shown))
+    h = self.describe(pictures, offset, shown)
+    h,shown,some = (x.repeat_interleave(asked.shape[1], 0) for x in (h,shown,some))
+    place,group = asked.flatten(), self.group[asked.flatten()]
+    h = self.norm(self.compare(h+self.about(group)[:,None], src_key_padding_mask=~shown))
     z,self.weight = self.weigh(h, shown)
     answers = self.heads(self.drop(z)).view(len(place),-1,self.log_prior.shape[1])[torch.arange(len(place), device=z.device),group]
     return answers*some[:,None]+self.log_prior[place]

@@ -116,7 +116,14 @@ def grade(self:Predictor,
     for g,t in GROUP_SERIES.items():
         if t not in here: result.notes.append(f"no {t} series: {'axial slices alone' if g!='subarticular' and 'Axial T2' in here else 'priors'} for {g} places")
     result.seen,result.mask,result.places = self.find(result.volumes, result.notes)
-    result.crops = study_crops(result.volumes, result.places)
+    self.read(result)
+
+@patch
+def read(self:Predictor,
+    result:StudyResult # Its rows are filled in, in place
+):
+    "Grade the places of a study as they are; again, where they were corrected."
+    result.rows,result.crops = self.prior_rows(result.study_id), study_crops(result.volumes, result.places)
     if not len(result.crops): return
     answers,result.weights = self.grader(result.crops)
     self.fill(result, answers)

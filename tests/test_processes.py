@@ -52,7 +52,7 @@ def test_two_processes_grade_the_same_bytes(tmp_path):
     predict_folder(Cohort(rsna), tmp_path/'one', settings('quick'))
     assert (tmp_path/'one/submission.csv').read_bytes()==(tmp_path/'two/submission.csv').read_bytes()
     assert sorted(p.name for p in (tmp_path/'two').iterdir())==['report','submission.csv']
-    assert len(list((tmp_path/'two/report/img').iterdir()))==3
+    assert len(list((tmp_path/'two/report/studies').iterdir()))==3
 
 def test_only_what_can_be_shared_is_launched_together(tmp_path):
     done = launch('-m', 'lumbar_nbdev.cli', 'check', tmp_path)

@@ -5,16 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from browser import browser_test,chromium
 from lumbar_nbdev.cohort import Cohort
 from lumbar_nbdev.core import InputError
-from lumbar_nbdev.exploration import Viewer,serve_app,start_app,study_view
+from lumbar_nbdev.app import serve_app,start_app
+from lumbar_nbdev.exploration import Viewer,study_view
 from lumbar_nbdev.phantom import phantom_cohort
 
-CHROMIUM = os.environ.get('LUMBAR_CHROMIUM') or shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-missing = next((f"no {n}" for n in ('playwright','voila') if importlib.util.find_spec(n) is None), None if CHROMIUM else "no chromium")
-browser_test = pytest.mark.skipif(missing is not None, reason=f"{missing} on this machine")
 DATA = Path(__file__).resolve().parents[2]/'shared'/'data'
-ARGUMENTS = ['--no-sandbox','--disable-gpu','--disable-background-networking','--disable-component-update']
 
 def free_port():
     with socket.socket() as s: s.bind(('127.0.0.1',0)); return s.getsockname()[1]
@@ -30,8 +28,9 @@ def address(folder, tmp_path_factory):
     study = Cohort(folder).studies[0]; number = pd.read_csv(folder/'train.csv').study_id.tolist().index(study)+1
     series = pd.read_csv(folder/'train_series_descriptions.csv').query("study_id==@study and series_description=='Sagittal T2/STIR'").series_id.iloc[0]
     masks = f"{{{series}: read_image({str(folder.parent/f'spider/masks/{number}_t2.mha')!r}, 'sagittal')}}"
-    text = (here/'app.ipynb').read_text() # the page is read when it is asked for: this one shows a mask too
-    (here/'app.ipynb').write_text(text.replace('Viewer(Cohort(', 'from lumbar_nbdev.volume import read_image\\nViewer(masks='+masks+', cohort=Cohort('))
+    text = (here/'app.ipynb').read_text() # the page is read when it is asked for: this one shows the viewer alone, with a mask
+    viewer = lambda m: f'from lumbar_nbdev.exploration import Viewer\\nfrom lumbar_nbdev.volume import read_image\\nViewer({m[1]}, masks={masks})'
+    (here/'app.ipynb').write_text(re.sub(r"ReadingDesk\((Cohort\('.*?'\)), save_to='.*?'\)", viewer, text))
     for _ in range(200):
         try: urllib.request.urlopen(f'http://127.0.0.1:{port}/static/none', timeout=1)
         except urllib.error.HTTPError: break
@@ -39,14 +38,6 @@ def address(folder, tmp_path_factory):
         assert server.poll() is None
     yield f'http://127.0.0.1:{port}/'
     server.terminate(); server.wait(10)
-
-@pytest.fixture(scope='module')
-def chromium():
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 class Page:
     "The page of the viewer in a browser, with what it asked for and complained about."

@@ -1,10 +1,10 @@
-"Build the docs site in _docs/ without a network: nbdev processes the notebooks, smalldocs renders them, formulas become MathML."
+"Build the docs site in _docs/ without a network: nbdev processes the notebooks, then Quarto renders them where it is installed, else smalldocs, and formulas become MathML."
 import html,os,re,shutil,subprocess,sys
 from pathlib import Path
 from latex2mathml.converter import convert
 from nbdev.config import get_config,nbpath2html
 from nbdev.doclinks import _build_modidx
-from nbdev.quarto import nbdev_sidebar,refresh_quarto_yml
+from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,7 +14,6 @@ def process():
     "Write _proc/: the notebooks with signatures and links, without their exported and hidden cells."
     refresh_quarto_yml()
     _build_modidx()
-    nbdev_sidebar.__wrapped__()
     return proc_nbs(n_workers=2)
 
 def render(proc):
@@ -40,9 +39,18 @@ def finish(site, cfg):
         path.unlink()
         path.with_name(names.get(path.name, path.name)).write_text(here.sub(r'\1', mathml(text)) if path.suffix=='.html' else text, encoding='utf-8')
 
+def complete(cfg):
+    "Stop if a notebook is missing in the sidebar, which is written by hand."
+    sidebar = (cfg.nbs_path/'sidebar.yml').read_text(encoding='utf-8')
+    lost = [p.name for p in sorted(cfg.nbs_path.glob('[!_.]*.ipynb')) if p.name not in sidebar]
+    if lost: sys.exit(f"not in nbs/sidebar.yml: {', '.join(lost)}")
+
 def main():
     os.chdir(ROOT)
-    cfg,proc = get_config(),process()
+    cfg = get_config()
+    complete(cfg)
+    if shutil.which('quarto'): sys.exit(subprocess.run([Path(sys.executable).parent/'nbdev-docs']).returncode)
+    proc = process()
     shutil.rmtree(proc/'_docs', ignore_errors=True)
     finish(built := render(proc), cfg)
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
