@@ -31,6 +31,7 @@ test: .venv/installed
 	$(BIN)/python tools/gate.py nbdev-export lumbar_nbdev nbs
 	$(BIN)/python tools/gate.py nbdev-clean nbs
 	$(BIN)/python tools/readme.py --check
+	$(BIN)/python tools/badges.py --check
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
 	$(BIN)/python -m pytest -q
 

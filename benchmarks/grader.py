@@ -12,7 +12,7 @@ import pandas as pd
 from lumbar_nbdev.cohort import Cohort
 from lumbar_nbdev.core import *
 from lumbar_nbdev.crops import cohort_crops
-from lumbar_nbdev.evaluation import answered,bootstrap_scores,grade_table,reliability,study_costs
+from lumbar_nbdev.evaluation import answered,bootstrap_scores,grade_table,study_costs
 from lumbar_nbdev.landmarks import place_errors,slices_off
 from lumbar_nbdev.metric import oracle_submission,prior_submission,score
 from lumbar_nbdev.phantom import write_cohort

@@ -32,9 +32,8 @@ def ours(folder, spent):
 
 def plain(folder, spent):
     "The same networks in a plain loop."
-    import numpy as np, pandas as pd, pydicom, torch
+    import numpy as np, pandas as pd, pydicom
     from lumbar_nbdev.core import settings
-    from lumbar_nbdev.landmarks import find_places
     from lumbar_nbdev.crops import study_crops
     from lumbar_nbdev.submission import Predictor
     from lumbar_nbdev.volume import Volume

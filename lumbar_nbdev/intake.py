@@ -36,7 +36,7 @@ class SeriesFacts(NamedTuple):
     frames:int # Slices in this file
     refused:str # Why such a series is not to be read, or ''
 
-_FACTS = ['StudyInstanceUID','SeriesInstanceUID','ImageOrientationPatient','EchoTime','EffectiveEchoTime','RepetitionTime','InversionTime','InversionTimes','SeriesDescription','ProtocolName','NumberOfFrames','Modality','BurnedInAnnotation','ContrastBolusAgent']
+_FACTS = ['StudyInstanceUID','SeriesInstanceUID','ImageOrientationPatient','EchoTime','EffectiveEchoTime','RepetitionTime','InversionTime','InversionTimes','SeriesDescription','ProtocolName','NumberOfFrames','Modality','BurnedInAnnotation','ContrastBolusAgent','ScanningSequence','EchoPulseSequence','EchoPlanarPulseSequence']
 
 # %% ../nbs/03a_intake.ipynb #c012
 def header_plane(
@@ -59,7 +59,10 @@ def series_facts(
             try: return float(np.ravel(first[n])[0])
             except (KeyError, TypeError, ValueError, IndexError): pass
         return np.nan
-    refused = 'no MR image' if first.get('Modality', 'MR')!='MR' else 'writing burned into the picture' if first.get('BurnedInAnnotation')=='YES' else 'contrast agent' if 'ContrastBolusAgent' in first else ''
+    echoes = set(np.atleast_1d(first.get('ScanningSequence', []))) | {first.get('EchoPulseSequence'), {'YES':'EP'}.get(first.get('EchoPlanarPulseSequence'))}
+    why = {'no MR image': first.get('Modality', 'MR')!='MR', 'writing burned into the picture': first.get('BurnedInAnnotation')=='YES', 'contrast agent': 'ContrastBolusAgent' in first,
+           'echo-planar, such as diffusion': 'EP' in echoes, 'gradient echo, such as a localiser': bool(echoes&{'GR','GRADIENT'})}
+    refused = next((reason for reason,true in why.items() if true), '')
     frames = number('NumberOfFrames')
     return SeriesFacts(str(first.get('StudyInstanceUID','')), str(first.get('SeriesInstanceUID','')), header_plane(first.get('ImageOrientationPatient')), number('EchoTime','EffectiveEchoTime'), number('RepetitionTime'), number('InversionTime','InversionTimes'),
                        f"{first.get('SeriesDescription','')} {first.get('ProtocolName','')}".lower(), int(frames) if frames>0 else 1, refused)
@@ -70,9 +73,9 @@ def weighting(
 )->str: # 'T1', 'T2' or ''; a STIR counts as T2
     "By what a series is weighted."
     low,high = TYPES['ti_stir']
-    if low<=facts.inversion<=high or any(w in facts.words for w in ('stir','tirm')): return 'T2'
-    if facts.echo>=TYPES['te_t2']: return 'T2'
-    if facts.echo<=TYPES['te_t1'] and facts.repeat<=TYPES['tr_t1'] or facts.echo<=TYPES['te_t1'] and facts.inversion>high: return 'T1'
+    if low<=facts.inversion<=high or facts.echo>=TYPES['te_t2']: return 'T2'
+    if facts.echo<=TYPES['te_t1'] and (facts.repeat<=TYPES['tr_t1'] or facts.inversion>high): return 'T1'
+    if np.isnan(facts.inversion) and any(w in facts.words for w in ('stir','tirm')): return 'T2'
     if np.isfinite(facts.echo) and np.isfinite(facts.repeat): return ''
     said = [w for w in ('t1','t2') if w in facts.words]
     return said[0].upper() if len(said)==1 else ''
@@ -122,7 +125,8 @@ def _found(folder):
     found = {}
     for path in progress(sorted(p for p in Path(folder).rglob('*') if p.is_file() and p.name!='DICOMDIR'), 'reading headers'):
         try: facts = series_facts(dcmread(path, stop_before_pixels=True, specific_tags=[*_FACTS,'SharedFunctionalGroupsSequence','PerFrameFunctionalGroupsSequence']))
-        except (InvalidDicomError, EOFError, OSError, ValueError, AttributeError, NotImplementedError): continue
+        except InvalidDicomError: continue
+        except Exception as e: log.warning("skipped %s: %s", path.name, e); continue
         if facts.series: found.setdefault(facts.series, (facts,[]))[1].append((path, facts))
     return found
 
@@ -135,8 +139,8 @@ def sorted_series(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         for uid,(facts,files) in _found(folder).items():
-            slices = sum(f.frames for _,f in files)
-            kind,reason = series_type(facts) if slices>=LEAST else ('', f'{slices} slices only, a localiser perhaps')
+            slices,planes = sum(f.frames for _,f in files), {f.plane for _,f in files}
+            kind,reason = ('', f'{slices} slices only, a localiser perhaps') if slices<LEAST else ('', 'several planes, a localiser perhaps') if len(planes)>1 else series_type(facts)
             rows.append((_number(facts.study), _number(uid), kind, reason, slices, [p for p,_ in files]))
     if not rows: raise InputError("no DICOM image below this folder", folder, "give the folder of your DICOM files")
     return pd.DataFrame(rows, columns=['study_id','series_id','series_description','reason','slices','files']).sort_values(['study_id','series_id'], ignore_index=True)
@@ -153,6 +157,8 @@ def as_cohort(
     with atomic_path(out) as tmp:
         for s in progress(list(used.itertuples()), 'copying series'):
             to = tmp/'test_images'/str(s.study_id)/str(s.series_id); to.mkdir(parents=True)
-            for i,path in enumerate(s.files): bare(dcmread(path)).save_as(to/f'{i+1}.dcm', enforce_file_format=True)
+            for i,path in enumerate(s.files):
+                try: bare(dcmread(path)).save_as(to/f'{i+1}.dcm', enforce_file_format=True)
+                except Exception as e: log.warning("left out %s: %s", path.name, e)
         used[['study_id','series_id','series_description']].to_csv(tmp/'test_series_descriptions.csv', index=False)
     return table.drop(columns='files')

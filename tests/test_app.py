@@ -3,8 +3,8 @@ import socket,time,urllib.request
 import pandas as pd
 import pytest
 from browser import browser_test,chromium
-from lumbar_nbdev.app import COORDINATES,start_app
-from lumbar_nbdev.cohort import Cohort
+from lumbar_nbdev.app import start_app
+from lumbar_nbdev.cohort import COORDINATE_COLUMNS
 from lumbar_nbdev.phantom import phantom_cohort
 
 def free_port():
@@ -48,7 +48,7 @@ def test_grade_correct_and_save(chromium, served):
     page.wait_for_selector('text=moved', timeout=30_000)
     page.get_by_role('button', name='save coordinates').click(); page.wait_for_selector('text=saved:')
     after = pd.read_csv(saved)
-    assert list(after)==COORDINATES and len(before)==25
+    assert list(after)==list(COORDINATE_COLUMNS) and len(before)==25
     key = ['condition','level']
     both = before.merge(after, on=key, suffixes=('','_after'))
     moved = both[(both.x!=both.x_after)|(both.y!=both.y_after)]

@@ -6,7 +6,7 @@ from lumbar_nbdev.cohort import Cohort
 from lumbar_nbdev.core import *
 from lumbar_nbdev.crops import grey_bytes
 from lumbar_nbdev.phantom import phantom_cohort
-from lumbar_nbdev.report import GRADE_COLOURS,PARTS,called,graded_places,own_view
+from lumbar_nbdev.report import PARTS,called,graded_places,own_view
 from lumbar_nbdev.submission import Predictor
 
 ROOT = Path(__file__).resolve().parent.parent
