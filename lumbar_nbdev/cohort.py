@@ -1,4 +1,4 @@
-"""Five tables and a tree of pictures: reading them, checking them, and turning a label into a place in the patient
+"""A few tables and a tree of pictures: reading them, checking them, and turning a label into a place in the patient
 
 Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/cohort.html.md"""
 

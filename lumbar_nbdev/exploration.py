@@ -292,15 +292,20 @@ class StudyView:
     masks:dict = field(default_factory=dict) # series_id -> `Volume` of SPIDER's values
     notes:list = field(default_factory=list) # Sentences on what could not be read
     point:np.ndarray = None # (3,) LPS mm, the cross-hair; default: the canal at L4/L5, or the middle of the first series
-    panes:list = None # Three numbers of `volumes`, or None for an empty pane; default: the first of each series type
+    panes:list = None # Three numbers of `volumes`, or None for an empty pane; default: of each series type the one that shows the point
     windows:dict = field(default_factory=dict) # number of a volume -> (darkest, brightest value)
 
     def __post_init__(self):
-        number = {v.meta['series_type']: i for i,v in reversed(list(enumerate(self.volumes)))}
-        if self.panes is None: self.panes = [number.get(t) for t in SERIES_TYPES]
         canal = self.places[(self.places.condition==CONDITIONS[0]) & (self.places.level=='l4_l5')]
         if self.point is None and len(canal): self.point = canal[['wx','wy','wz']].to_numpy(float)[0]
         elif self.point is None: self.point = self.volumes[0].centre if self.volumes else np.zeros(3)
+        if self.panes is None: self.panes = [self.showing(t) for t in SERIES_TYPES]
+
+    def showing(self,
+        series_type:str # One of `SERIES_TYPES`
+    ): # A number of `volumes`, or None
+        "The series of a type that has the slice nearest to the point."
+        return min((i for i,v in enumerate(self.volumes) if v.meta['series_type']==series_type), key=lambda i: self.volumes[i].nearest_slice(self.point)[1], default=None)
 
 # %% ../nbs/04_exploration.ipynb #c0162
 def study_view(
@@ -316,6 +321,12 @@ def study_view(
     return StudyView(volumes, places, masks or {}, [p for p in cohort.problems if str(study) in p])
 
 # %% ../nbs/04_exploration.ipynb #c0165
+@patch
+def follow(self:StudyView):
+    "Let each pane whose series does not reach the point show the one of the same type that does best."
+    for p,i in enumerate(self.panes):
+        if i is not None and not self.volumes[i].contains(self.point): self.panes[p] = self.showing(self.volumes[i].meta['series_type'])
+
 @patch
 def slice_at(self:StudyView,
     pane:int # 0, 1 or 2
@@ -733,7 +744,7 @@ def redraw(self:Viewer):
     "Bring panes, sliders and words to the state of the view."
     self.drawing = True
     for p,(pane,slices) in enumerate(zip(self.panes, self.slices)):
-        scene = self.view.scene(p)
+        scene,self.series[p].value = self.view.scene(p), self.view.panes[p]
         slices.disabled = 'key' not in scene
         if 'key' in scene:
             with slices.hold_trait_notifications(): slices.max = scene['slices']; slices.value = scene['key'][1]+1
@@ -773,5 +784,5 @@ def choose(self:Viewer,
 ):
     "Go to a place."
     self.chosen = condition,level
-    if place is not None: self.view.point = np.array([place.wx,place.wy,place.wz], float)
+    if place is not None: self.view.point = np.array([place.wx,place.wy,place.wz], float); self.view.follow()
     self.redraw()

@@ -71,7 +71,7 @@ def outline(
     inside:np.ndarray # (rows, columns) 0..1, inside above one half
 )->str: # The `d` of an SVG path; '' where nothing is inside
     "The border of a mask."
-    rings = [c[::3] for c in find_contours(np.pad(inside, 1), .5)] # a third of the points, two pixels apart
+    rings = [c[::3] for c in find_contours(np.pad(inside, 1), .5)] # a third of the points, two to three pixels apart
     return ''.join('M'+'L'.join(f'{x-.5:.1f} {y-.5:.1f}' for y,x in r)+'Z' for r in rings if len(r)>3)
 
 def picture_data(
@@ -152,7 +152,7 @@ def attention_strips(
     return places.assign(src=[picture_data(np.hstack(six)) for six in np.where(shown[:,:,None,None], seen, 0)], weights=[w.round(3).tolist() for w in weights])
 
 # %% ../nbs/31_report.ipynb #c035
-CANAL_CUTS = ((10.,'absolute stenosis, below 10 mm'),(13.,'relative stenosis, below 13 mm')) # front to back, mm: Verbiest, Orthop Clin North Am 1976
+CANAL_CUTS = ((10.,'absolute stenosis, below 10 mm'),(12.,'relative stenosis, below 12 mm')) # front to back, mm: Kalichman et al., Spine J 9:545, 2009, after Verbiest
 
 def study_measures(
     result # A `StudyResult`
@@ -228,7 +228,7 @@ _STUDY = _ENVIRONMENT.from_string(_PANELS+'''<!doctype html>
 {% for name, cells in cells %}<tr><th scope="row">{{ name }}</th>{% for c in cells %}<td class="grade{{ ' prior' if c.prior }}" title="{{ c.tip }}"><div class="bar" style="--a: {{ c.first }}%; --b: {{ c.second }}%"></div>{{ c.word }} {{ c.chance }} %{{ ' (prior)' if c.prior }}</td>{% endfor %}</tr>{% endfor %}
 </tbody></table></div><p>Bars: normal or mild, moderate, severe, from the left. The grade named is the likeliest after the competition's weights, which count a severe place four times.</p>
 {% if measures %}<h2 id="measures">Measurements</h2><div class="wide"><table><thead><tr><th scope="col">Level</th><th scope="col">Disc height, mm</th><th scope="col">Disc depth, mm</th><th scope="col">Canal front to back, mm</th><th scope="col">Published borders</th></tr></thead><tbody>
-{% for m in measures %}<tr><th scope="row">{{ m.level }}</th><td>{{ m.height }}</td><td>{{ m.depth }}</td><td>{{ m.canal }}</td><td>{{ m.cut }}</td></tr>{% endfor %}</tbody></table></div><p>From the segmentation, in the disc's own frame. Borders: Verbiest 1976.</p>{% endif %}
+{% for m in measures %}<tr><th scope="row">{{ m.level }}</th><td>{{ m.height }}</td><td>{{ m.depth }}</td><td>{{ m.canal }}</td><td>{{ m.cut }}</td></tr>{% endfor %}</tbody></table></div><p>From the segmentation, in the disc's own frame. Borders of the canal: Kalichman 2009, after Verbiest.</p>{% endif %}
 <p><label><input type="checkbox" onchange="document.body.classList.toggle('bare', !this.checked)" checked> show outlines and places</label></p>
 {% for l in levels %}<h2 id="{{ l.key }}">{{ l.title }}</h2>{% if l.panels %}<div class="panels">{% for p in l.panels %}{{ picture(p) }}{% endfor %}</div>{% else %}<p>Not found: priors.</p>{% endif %}
 {% if l.strips %}<details><summary>What the grader looked at</summary>{% for s in l.strips %}<div class="strip"><span>{{ s.name }}</span><svg viewBox="0 0 {{ 6*side }} {{ side+14 }}" role="img" aria-label="{{ s.name }}: six slices and their weights"><image href="{{ s.src }}" width="{{ 6*side }}" height="{{ side }}"/>{% for w in s.weights %}<rect x="{{ loop.index0*side+2 }}" y="{{ side+13-12*w }}" width="{{ side-4 }}" height="{{ 12*w }}" fill="#f0a30a"><title>{{ '%.0f'|format(100*w) }} %</title></rect>{% endfor %}</svg></div>{% endfor %}<p>Three sagittal slices from right to left, three axial ones from foot to head; right sides are mirrored. The bar is the weight of the slice.</p></details>{% endif %}{% endfor %}

@@ -45,6 +45,7 @@ class StudyResult:
     crops:Crops=None # What the grader was shown
     weights:np.ndarray=None # (crops, 6) how much each slice counted, each row summing to 1
     notes:list = field(default_factory=list) # What was missing or unreadable, in sentences
+    gaps:list = field(default_factory=list) # Those of the notes that tell of places without an answer, and change where places are corrected
 
 # %% ../nbs/30_submission.ipynb #c0010
 class Predictor:
@@ -75,8 +76,6 @@ def find(self:Predictor,
         mask = self.segmenter(volume)
         places = find_places(mask)
         if len(places): break
-    lost = [level_title(l) for l in LEVELS if l not in set(places.level)]
-    if lost: notes.append(f"no disc found at {', '.join(lost)}: priors there")
     return volume, mask, self.finder(volumes, places)
 
 # %% ../nbs/30_submission.ipynb #c0014
@@ -99,7 +98,7 @@ def __call__(self:Predictor,
     before = len(cohort.problems)
     try:
         result.volumes = cohort.volumes(study_id)
-        result.notes += [f"{p}" for v in result.volumes for p in v.meta.get('problems',[])]
+        result.notes += [p for v in result.volumes for p in v.meta.get('problems',[]) if not any(q.endswith(p) for q in cohort.problems[before:])]
         self.grade(result)
     except Exception as e:
         result.notes.append(f"{e}" if isinstance(e, LumbarError) else f"a fault of ours ({type(e).__name__}: {e}): priors instead")
@@ -114,7 +113,7 @@ def grade(self:Predictor,
     "Find the places of a study and grade those that can be seen."
     here = {v.meta.get('series_type') for v in result.volumes}
     for g,t in GROUP_SERIES.items():
-        if t not in here: result.notes.append(f"no {t} series: {'axial slices alone' if g!='subarticular' and 'Axial T2' in here else 'priors'} for {g} places")
+        if t not in here and here-{'Axial T2'}: result.notes.append(f"no {t} series: {'axial slices alone' if g!='subarticular' and 'Axial T2' in here else 'priors'} for {g} places")
     result.seen,result.mask,result.places = self.find(result.volumes, result.notes)
     self.read(result)
 
@@ -124,25 +123,33 @@ def read(self:Predictor,
 ):
     "Grade the places of a study as they are; again, where they were corrected."
     result.rows,result.crops = self.prior_rows(result.study_id), study_crops(result.volumes, result.places)
-    if not len(result.crops): return
-    answers,result.weights = self.grader(result.crops)
-    self.fill(result, answers)
+    if len(result.crops): answers,result.weights = self.grader(result.crops); self.fill(result, answers)
+    old,result.gaps = result.gaps, self.gaps(result)
+    result.notes = [n for n in result.notes if n not in old]+result.gaps
 
 @patch
 def fill(self:Predictor,
     result:StudyResult, # With crops; its rows are filled in, in place
     answers:np.ndarray # (crops, 3)
 ):
-    "Put the grader's answers into a study's rows, and say which places no series shows."
+    "Put the grader's answers into a study's rows."
     rows,places = result.rows.set_index(['condition','level']), result.crops.places
     at = pd.MultiIndex.from_frame(places[['condition','level']])
     rows.loc[at, list(SUBMISSION_COLUMNS)] = answers
     rows.loc[at, 'source'] = 'grader'
     result.rows = rows.reset_index()[result.rows.columns]
-    here = {v.meta.get('series_type') for v in result.volumes}
-    lost = result.places.condition.map(condition_group).value_counts().sub(places.condition.map(condition_group).value_counts(), fill_value=0).astype(int)
-    for g,t in GROUP_SERIES.items():
-        if lost.get(g, 0) and t in here: result.notes.append(f"{lost[g]} {g} places lie outside of every series that could show them: priors there")
+
+@patch
+def gaps(self:Predictor,
+    result:StudyResult # With places and crops
+)->list: # Sentences
+    "Which places have no answer, and why."
+    if result.seen is None: return []
+    nowhere = [level_title(l) for l in LEVELS if l not in set(result.places.level)]
+    out,here = [f"no disc found at {', '.join(nowhere)}: priors there"] if nowhere else [], {v.meta.get('series_type') for v in result.volumes}
+    count = lambda places: places.condition.map(condition_group).value_counts()
+    lost = count(result.places).sub(count(result.crops.places), fill_value=0).astype(int)
+    return out+[f"{lost[g]} {g} places lie outside of every series that could show them: priors there" for g,t in GROUP_SERIES.items() if lost.get(g, 0) and t in here]
 
 # %% ../nbs/30_submission.ipynb #c0021
 def submission_table(
