@@ -32,6 +32,7 @@ test: .venv/installed
 	$(BIN)/python tools/gate.py nbdev-clean nbs
 	$(BIN)/python tools/readme.py --check
 	$(BIN)/python tools/badges.py --check
+	$(BIN)/python tools/style.py --check >/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
 	$(BIN)/python -m pytest -q
 

@@ -8,7 +8,7 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 ROOT = Path(__file__).resolve().parent.parent
-EXPECTED = ('output-file is not read', 'unknown key format-links') # what nbdev writes for Quarto alone
+EXPECTED = ('output-file is not read', 'unknown key format-links', 'respect-user-color-scheme is ignored') # what is written for Quarto alone
 
 def process():
     "Write _proc/: the notebooks with signatures and links, without their exported and hidden cells."
@@ -34,10 +34,16 @@ def finish(site, cfg):
     names = {f'{nb.stem}.html': nbpath2html(nb).name for nb in cfg.nbs_path.glob('*.ipynb')}
     old = re.compile(r'\b(' + '|'.join(map(re.escape, sorted(names))) + r')\b')
     here = re.compile(f'(<a [^>]*href="){re.escape(cfg.doc_host+cfg.doc_baseurl)}/?')
+    for style in site.rglob('*.css'): style.write_text(re.sub(r'@import\s*(?:url\()?["\']?https:[^"\')]*["\']?\)?;', '', style.read_text(encoding='utf-8')), encoding='utf-8') # the themes' fonts from afar
     for path in [p for p in site.iterdir() if p.suffix in ('.html','.json','.xml')]:
         text = old.sub(lambda m: names[m[1]], path.read_text(encoding='utf-8'))
         path.unlink()
         path.with_name(names.get(path.name, path.name)).write_text(here.sub(r'\1', mathml(text)) if path.suffix=='.html' else text, encoding='utf-8')
+    pages = {p.name: p.read_text(encoding='utf-8') for p in site.glob('*.html')}
+    ids = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name,text in pages.items()}
+    for name,text in pages.items():
+        dead = lambda m: m[3] if m[2] not in ids.get(m[1] or name, {m[2]}) else m[0]
+        (site/name).write_text(re.sub(r'<a [^>]*href="(?:\./)?([\w.]*)#([^"]+)"[^>]*>(.*?)</a>', dead, text, flags=re.S), encoding='utf-8') # what is private has no heading to link to
 
 def complete(cfg):
     "Stop if a notebook is missing in the sidebar, which is written by hand."

@@ -33,6 +33,15 @@ def notebook(path):
     return dict(markdown=len(prose), code=len(code), exported=len(exported), lines=median(len(lines(s)) for s,_ in code), exported_lines=median([len(lines(s)) for s in exported] or [0]),
                 words=words, code_lines=sum(len(lines(s)) for s,_ in code), asserts=sum(len(CHECK.findall(s)) for s,_ in code), public=public, shown=sum(bool(o) for _,o in other)/max(len(other),1), kilobytes=path.stat().st_size/1000)
 
+def unfinished(path):
+    "What a notebook lacks: descriptions of pictures, and in a chapter three exercises at its end with folded solutions."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    text = [''.join(c['source']) for c in cells]
+    mute = [c['id'] for c,t in zip(cells,text) if 'fig-alt' not in t and any({'image/png','image/svg+xml'} & {*o.get('data', {})} for o in c.get('outputs', []))]
+    chapter = any(t.startswith('#| default_exp') for t in text)
+    asked = re.match(r'\*\*Exercises\*\*\s+1\. .+\n2\. .+\n3\. .+\n\s*<details><summary>Solutions</summary>', text[-1])
+    return [f'{path.name}: cell {i} has a picture without fig-alt' for i in mute]+[f'{path.name}: no three exercises with folded solutions at its end']*(chapter and not asked)
+
 def row(name, *values): print('| '+' | '.join([name, *('' if v is None else v if isinstance(v, str) else f'{v:.2f}' if isinstance(v, float) else str(v) for v in values)])+' |')
 
 def head(*names): row(*names); print('|---'*len(names)+'|')
@@ -51,6 +60,7 @@ def main():
     for name,f in {'**ours**': (len(found), int(median(size)), int(quantiles(size, n=10)[-1]), sum(f[3] for f in found)/len(found)), **LIBRARIES}.items(): row(name, *f)
     long = [f'{n} ({whole})' for n,_,whole,_ in found if whole>SCREEN]
     print(f"\nAll notebooks: {total['kilobytes']/1000:.1f} MB. Longer than a screen of {SCREEN} lines: {', '.join(long) or 'none'}.")
-    if len(sys.argv)>1 and sys.argv[1]=='--check' and (long or total['kilobytes']>15000): sys.exit('functions longer than a screen, or notebooks heavier than 15 MB')
+    lost = [l for p in sorted((ROOT/'nbs').glob('*.ipynb')) for l in unfinished(p)]
+    if sys.argv[1:]==['--check'] and (long or lost or total['kilobytes']>15000): sys.exit('\n'.join(['functions longer than a screen, notebooks heavier than 15 MB, or not finished:', *lost]))
 
 if __name__=='__main__': main()
