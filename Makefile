@@ -1,9 +1,9 @@
-# make demo | make test | make docs | make preview | make lab | make bench | make weights | make finder | make grader
+# make demo | make test | make docs | make preview | make lab | make bench | make weights | make finder | make grader | make ruler
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs preview lab bench weights finder grader clean
+.PHONY: help demo test docs preview lab bench weights finder grader ruler clean
 
 help:
 	@echo "make demo [DATA=/path/to/rsna]   the whole path, on phantoms or on a competition folder"
@@ -15,6 +15,7 @@ help:
 	@echo "make weights SPIDER=/path        make the packaged segmenters anew, about two hours"
 	@echo "make finder                      make the packaged finder anew, about half an hour"
 	@echo "make grader                      make the packaged grader anew, about an hour and a half"
+	@echo "make ruler                       make the packaged grader's ruler anew, about five minutes"
 
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,11) and "lumbar_nbdev needs Python 3.11 or newer; set PYTHON=/path/to/python3")'
@@ -34,7 +35,7 @@ test: .venv/installed
 	$(BIN)/python tools/badges.py --check
 	$(BIN)/python tools/style.py --check >/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --durations=25
 
 docs: .venv/installed
 	$(BIN)/python tools/docs.py
@@ -56,6 +57,9 @@ finder: .venv/installed
 
 grader: .venv/installed
 	$(BIN)/python -c 'from lumbar_nbdev.severity import make_grader; print(make_grader())'
+
+ruler: .venv/installed
+	$(BIN)/python -c 'from lumbar_nbdev.sizes import make_ruler; print(make_ruler())'
 
 clean:
 	rm -rf $(DEMO) _proc _docs .pytest_cache

@@ -29,6 +29,7 @@ from .metric import prior_submission
 from .levels import Segmenter,packaged_segmenter
 from .segmenter import WEIGHTS as PACKAGED
 from .severity import SavedGrader,packaged_grader
+from .sizes import read_sizes,ruler_of
 from .unet import read_card
 from .volume import Volume
 
@@ -37,7 +38,7 @@ from .volume import Volume
 class StudyResult:
     "What was found in one study."
     study_id:int # The study
-    rows:pd.DataFrame # 25 rows: row_id, normal_mild, moderate, severe, condition, level, source ('grader' or 'prior')
+    rows:pd.DataFrame # 25 rows: row_id, normal_mild, moderate, severe, condition, level, source ('grader' or 'prior'), mm (from `read_sizes`)
     places:pd.DataFrame # From `find_places`; empty if nothing was found
     volumes:list # The study's `Volume`s
     mask:Volume=None # SPIDER's values on the grid of `seen`
@@ -59,6 +60,7 @@ class Predictor:
         self.segmenter = Segmenter.load(folder, run.device) if have('segmenter') else packaged_segmenter(device=run.device)
         self.finder = SavedFinder(folder, run.device) if (folder/'finder.json').exists() else packaged_finder(run.device)
         self.grader = SavedGrader(folder, run.device) if have('grader') else packaged_grader(run.device)
+        self.ruler = ruler_of(self.grader)
         packaged = [kind for kind in ('finder','grader') if getattr(self, kind).card.get('command')==f'make {kind}'] # wherever it was copied to
         self.remarks = [f"the packaged {kind} has a part in this, which has seen phantoms only, no real scan; train one with lumbar train grader" for kind in packaged]
 
@@ -82,11 +84,11 @@ def find(self:Predictor,
 @patch
 def prior_rows(self:Predictor,
     study_id:int # The study
-)->pd.DataFrame: # 25 rows: row_id, normal_mild, moderate, severe, condition, level, source
+)->pd.DataFrame: # 25 rows: row_id, normal_mild, moderate, severe, condition, level, source, mm
     "The rows of a study nobody has looked at."
     rows = prior_submission([study_id], self.grader.priors)
     rows[['condition','level']] = [parse_row_id(r)[1:] for r in rows.row_id]
-    return rows.assign(source='prior')
+    return rows.assign(source='prior', mm=np.nan)
 
 @patch
 def __call__(self:Predictor,
@@ -138,6 +140,7 @@ def fill(self:Predictor,
     rows.loc[at, list(SUBMISSION_COLUMNS)] = answers
     rows.loc[at, 'source'] = 'grader'
     result.rows = rows.reset_index()[result.rows.columns]
+    result.rows['mm'] = read_sizes(self.ruler, result.rows)
 
 @patch
 def gaps(self:Predictor,
