@@ -9,7 +9,7 @@ __all__ = ['phantom', 'fetch', 'intake', 'check', 'train', 'segment', 'discs', '
            'demo_scores', 'parser', 'main']
 
 # %% ../nbs/99_cli.ipynb #c0003
-import argparse,errno,gc,json,logging,sys,warnings
+import argparse,errno,gc,json,logging,os,sys,warnings
 from pathlib import Path
 from . import __version__
 from .core import *
@@ -202,8 +202,9 @@ def main(
             if a.run not in (train,predict): raise InputError("several processes where one is wanted", f'lumbar {a.run.__name__}', "launch only train and predict together")
             from lumbar_nbdev.processes import heed_the_end
             heed_the_end()
+        os.environ.setdefault('PYTHONWARNINGS', 'ignore') # other libraries' warnings are no news to a user, nor those of worker processes
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore') # other libraries' warnings are no news to a user
+            warnings.simplefilter('ignore')
             a.run(a)
         return 0
     except LumbarError as e: problem = e

@@ -152,7 +152,8 @@ def grade_cuts(
     given:np.ndarray # (discs,) the readers' grades, 1 to 5
 )->np.ndarray: # (4,) cuts between the five grades
     "Where to cut expected grades so that each grade is called as often as it is given."
-    return np.quantile(expected, np.bincount(given, minlength=6)[1:5].cumsum()/len(given))
+    share = np.bincount(given, minlength=6)[1:5].cumsum()/len(given)
+    return np.select([share==0, share==1], [-np.inf, np.inf], np.quantile(expected, share)) # a grade that nobody gave is never called
 
 # %% ../nbs/24a_gradings.ipynb #c021x
 def fold_calls(
