@@ -1,12 +1,13 @@
-# make demo | make test | make docs | make preview | make lab | make bench | make weights | make finder | make grader | make ruler
+# make install | make demo | make test | make docs | make preview | make lab | make bench | make weights | make finder | make grader | make ruler
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs preview lab bench weights finder grader ruler clean
+.PHONY: help install demo test docs preview lab bench weights finder grader ruler clean
 
 help:
 	@echo "make demo [DATA=/path/to/rsna]   the whole path, on phantoms or on a competition folder"
+	@echo "make install                     the package and what it needs, in .venv; . .venv/bin/activate puts lumbar on the path"
 	@echo "make test                        export, clean, notebooks and pytest"
 	@echo "make docs                        the site, in _docs/"
 	@echo "make preview                     the site, served at http://127.0.0.1:8000"
@@ -24,6 +25,8 @@ help:
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch $@
+
+install: .venv/installed
 
 demo: .venv/installed
 	$(BIN)/lumbar demo --out $(DEMO) $(if $(DATA),--rsna $(DATA))

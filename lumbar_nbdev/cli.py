@@ -75,9 +75,12 @@ def segment(a):
     from lumbar_nbdev.volume import read_volume,write_image
     if Path(a.out).resolve()==Path(a.input).resolve(): raise InputError("the mask would take the place of its own scan", a.out, "give --out another name")
     folder = Path(a.models or settings().models)
+    seg = Path(a.out).suffix.lower()=='.dcm'
+    if seg and a.input.lower().endswith(('.mha','.mhd','.nii','.nii.gz')): raise InputError("a DICOM segmentation belongs to a DICOM series", a.input, "give the series' folder, or end --out in .mha or .nii.gz")
+    if not seg and not a.out.lower().endswith(('.mha','.nii','.nii.gz')): raise InputError("not a mask's name", a.out, "end it in .mha or .nii.gz, or in .dcm for a DICOM segmentation")
     segmenter = Segmenter.load(folder) if a.models or (folder/'segmenter.json').exists() else packaged_segmenter()
     mask = segmenter(read_volume(a.input))
-    if Path(a.out).suffix.lower()=='.dcm': write_seg(mask, a.input, a.out)
+    if seg: write_seg(mask, a.input, a.out)
     else: write_image(mask, a.out)
     print(f"{a.out}: {levels_in_words(mask)}")
 

@@ -158,7 +158,9 @@ def as_cohort(
         for s in progress(list(used.itertuples()), 'copying series'):
             to = tmp/'test_images'/str(s.study_id)/str(s.series_id); to.mkdir(parents=True)
             for i,path in enumerate(s.files):
-                try: bare(dcmread(path)).save_as(to/f'{i+1}.dcm', enforce_file_format=True)
+                try:
+                    slice = bare(dcmread(path)); slice.InstanceNumber = i+1 # files are named by it
+                    slice.save_as(to/f'{i+1}.dcm', enforce_file_format=True)
                 except Exception as e: log.warning("left out %s: %s", path.name, e)
         used[['study_id','series_id','series_description']].to_csv(tmp/'test_series_descriptions.csv', index=False)
     return table.drop(columns='files')

@@ -106,8 +106,8 @@ def best_volume(
     volumes:list, # The study's `Volume`s, with series_type in their meta
     series_type:str, # One of `SERIES_TYPES`
     point # Place, patient mm
-): # The `Volume`, or None if no series of that type shows the place
-    "The series of a type that shows a place best."
+)->Volume: # None if no series of that type shows the place
+    "The series of a type that holds a place and has the slice nearest to it."
     plane = 'axial' if series_type=='Axial T2' else 'sagittal'
     shown = [v for v in volumes if v.meta.get('series_type')==series_type and v.plane==plane and v.contains(point)]
     return min(shown, key=lambda v: v.nearest_slice(point)[1], default=None)

@@ -53,16 +53,15 @@ class Predictor:
     "Grades studies with a segmenter, a finder and a grader; the packaged ones stand in for what is missing."
     def __init__(self,
         run:Settings, # Run settings
-        models=None # Folder that holds segmenter and grader, perhaps a finder; `ModelError` if it does not. Default: the one of `run`, if it has them
+        models=None # Folder that holds a grader, perhaps a segmenter and a finder; `ModelError` if it has no grader. Default: the one of `run`, if it has them
     ):
         folder = Path(models or run.models)
-        have = lambda kind: models is not None or (folder/f'{kind}.json').exists()
-        self.segmenter = Segmenter.load(folder, run.device) if have('segmenter') else packaged_segmenter(device=run.device)
+        self.segmenter = Segmenter.load(folder, run.device) if (folder/'segmenter.json').exists() else packaged_segmenter(device=run.device)
         self.finder = SavedFinder(folder, run.device) if (folder/'finder.json').exists() else packaged_finder(run.device)
-        self.grader = SavedGrader(folder, run.device) if have('grader') else packaged_grader(run.device)
+        self.grader = SavedGrader(folder, run.device) if models is not None or (folder/'grader.json').exists() else packaged_grader(run.device)
         self.ruler = ruler_of(self.grader)
         packaged = [kind for kind in ('finder','grader') if getattr(self, kind).card.get('command')==f'make {kind}'] # wherever it was copied to
-        self.remarks = [f"the packaged {kind} has a part in this, which has seen phantoms only, no real scan; train one with lumbar train grader" for kind in packaged]
+        self.remarks = [f"the packaged {kind} was used, which has seen phantoms only, no real scan (lumbar train grader makes your own)" for kind in packaged]
 
 # %% ../nbs/30_submission.ipynb #c0012
 @patch

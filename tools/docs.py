@@ -29,6 +29,10 @@ def mathml(page):
     page = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', formula, page, flags=re.S)
     return re.sub(r'\s*<(?:link|script)[^>]*katex[^>]*>(?:</script>)?', '', page)
 
+def plain(page):
+    "Signatures without the folder this was built in, and without the module they were read in."
+    return page.replace(f'{ROOT}/', '').replace('__main__.', '')
+
 def finish(site, cfg):
     "Name the pages as nbdev and Quarto do (metric.html, not 20_metric.html), and keep links between them inside the site."
     names = {f'{nb.stem}.html': nbpath2html(nb).name for nb in cfg.nbs_path.glob('*.ipynb')}
@@ -38,7 +42,7 @@ def finish(site, cfg):
     for path in [p for p in site.iterdir() if p.suffix in ('.html','.json','.xml')]:
         text = old.sub(lambda m: names[m[1]], path.read_text(encoding='utf-8'))
         path.unlink()
-        path.with_name(names.get(path.name, path.name)).write_text(here.sub(r'\1', mathml(text)) if path.suffix=='.html' else text, encoding='utf-8')
+        path.with_name(names.get(path.name, path.name)).write_text(here.sub(r'\1', plain(mathml(text))) if path.suffix=='.html' else text, encoding='utf-8')
     pages = {p.name: p.read_text(encoding='utf-8') for p in site.glob('*.html')}
     ids = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name,text in pages.items()}
     for name,text in pages.items():
