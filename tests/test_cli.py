@@ -171,6 +171,7 @@ def test_no_warning_reaches_a_user(tmp_path):
     "Neither from the command nor from its worker processes, which import other libraries anew."
     code = "import warnings; warnings.warn('this is deprecated', FutureWarning)"
     run = f"import subprocess,sys; from lumbar_nbdev.cli import main; main(['check',{str(tmp_path)!r}]); subprocess.run([sys.executable,'-c',{code!r}])"
-    done = subprocess.run([sys.executable,'-c',run], capture_output=True, text=True)
+    env = {k: v for k,v in os.environ.items() if k!='PYTHONWARNINGS'} # other tests have called `main` in this process
+    done = subprocess.run([sys.executable,'-c',run], capture_output=True, text=True, env=env)
     assert 'deprecated' not in done.stderr and 'Warning' not in done.stderr
-    assert 'deprecated' in subprocess.run([sys.executable,'-c',code], capture_output=True, text=True).stderr
+    assert 'deprecated' in subprocess.run([sys.executable,'-c',code], capture_output=True, text=True, env=env).stderr
