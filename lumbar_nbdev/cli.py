@@ -32,10 +32,10 @@ def fetch(a):
 def intake(a):
     "Sort a folder of DICOM files into the competition's layout, without names."
     from lumbar_nbdev.intake import as_cohort
-    table = as_cohort(a.dicom_dir, a.out)
+    table = as_cohort(a.dicom_dir, a.out, a.key)
     used = table[table.series_description!='']
     for s in table.itertuples(): print(f"study {s.study_id}, series {s.series_id}: {s.series_description or f'left out, {s.reason}'}, {s.slices} slices")
-    print(f"{used.study_id.nunique()} studies, {len(used)} series: {a.out}")
+    print(f"{used.study_id.nunique()} studies, {len(used)} series: {a.out}{f', private key: {a.key}' if a.key else ''}")
 
 def check(a):
     "Say what is in a folder, and what is wrong with it."
@@ -43,6 +43,7 @@ def check(a):
     if not folder.exists(): raise InputError("no such folder", folder, "give a competition folder or a SPIDER folder")
     if (folder/'images').is_dir() or (folder/'overview.csv').exists(): from lumbar_nbdev.spider import check_spider as lines
     elif any((folder/f'{s}_{t}').exists() for s in ('train','test') for t in ('images','series_descriptions.csv')): from lumbar_nbdev.cohort import check_rsna as lines
+    elif near := next((p.parent for p in sorted(folder.glob('*/*')) if p.name in ('images','train_series_descriptions.csv','test_series_descriptions.csv')), None): raise InputError("neither a competition folder nor a SPIDER folder", folder, f"did you mean {near}?")
     else: raise InputError("neither a competition folder nor a SPIDER folder", folder, "a competition folder holds train_series_descriptions.csv, a SPIDER folder images/; lumbar intake makes the one from any DICOM files")
     print('\n'.join(lines(folder)))
 
@@ -177,7 +178,7 @@ def parser(
     out = lambda what,**kw: arg('--out', required=True, metavar='DIR', help=what, **kw)
     word(phantom, arg('out', metavar='OUT', help="folder to make"), arg('--studies', type=int, default=8, metavar='N', help="how many (default 8)"), arg('--seed', type=int, default=42, metavar='S', help="same seed, same bytes (default 42)"), arg('--randomised', action='store_true', help="on scanners beyond the physical range, for training a segmenter"))
     word(fetch, arg('what', choices=['spider','rsna']), arg('--to', required=True, metavar='DIR', help="folder to fill"))
-    word(intake, arg('dicom_dir', metavar='DICOM_DIR', help="any folder with DICOM files, in any order"), out("folder to make, in the competition's layout"))
+    word(intake, arg('dicom_dir', metavar='DICOM_DIR', help="any folder with DICOM files, in any order"), out("folder to make, in the competition's layout"), arg('--key', metavar='KEY.csv', help="also write which study was which; it leads back to names, keep it private"))
     word(check, arg('dir', metavar='DIR', help="a competition folder or a SPIDER folder"))
     kinds = words.add_parser('train', help=train.__doc__, description=train.__doc__).add_subparsers(title='models', required=True, metavar='MODEL', dest='what', parser_class=_Parser)
     models_out = arg('--out', metavar='MODELS', help="folder for the model (default: the one in settings.ini)")
@@ -206,6 +207,7 @@ def main(
             from lumbar_nbdev.processes import heed_the_end
             heed_the_end()
         os.environ.setdefault('PYTHONWARNINGS', 'ignore') # other libraries' warnings are no news to a user, nor those of worker processes
+        if a.run in (train,segment,discs,predict,bundle,app,demo) and sys.stderr.isatty(): print('loading ...', end='\r', file=sys.stderr, flush=True) # torch and fastai take seconds
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             a.run(a)

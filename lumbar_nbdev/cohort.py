@@ -107,7 +107,8 @@ def _splits(path):
     if not path.is_dir(): raise InputError("not a folder", path, "give the competition's folder")
     if not any(path.iterdir()): raise InputError("the folder is empty", path, "give the competition's folder")
     found = [s for s in ('test','train') if (path/f'{s}_series_descriptions.csv').is_file()]
-    if not found: raise InputError("not the competition's layout, it has no train_series_descriptions.csv or test_series_descriptions.csv", path, "give the folder that holds them")
+    near = next((p.parent for p in sorted(path.glob('*/t*_series_descriptions.csv'))), None)
+    if not found: raise InputError("not the competition's layout, it has no train_series_descriptions.csv or test_series_descriptions.csv", path, f"did you mean {near}?" if near else "give the folder that holds them")
     lists_none = found==['test','train'] and not len(_table(path/'test_series_descriptions.csv', SERIES_COLUMNS))
     return found[::-1] if lists_none else found
 

@@ -6,7 +6,7 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/intake.html.md"""
 
 # %% auto #0
 __all__ = ['TYPES', 'KEPT', 'LEAST', 'SeriesFacts', 'header_plane', 'series_facts', 'weighting', 'series_type', 'bare',
-           'sorted_series', 'as_cohort']
+           'sorted_series', 'write_key', 'as_cohort']
 
 # %% ../nbs/03a_intake.ipynb #c003
 import hashlib,warnings
@@ -132,7 +132,7 @@ def _found(folder):
 
 def sorted_series(
     folder # Any folder with DICOM files; `InputError` if it does not exist or holds none
-)->pd.DataFrame: # study_id, series_id, series_description ('' if it is none of `SERIES_TYPES`), reason, slices, files
+)->pd.DataFrame: # study_id, series_id, series_description ('' if it is none of `SERIES_TYPES`), reason, slices, study_uid, files
     "What the DICOM files below a folder are."
     if not Path(folder).is_dir(): raise InputError("no such folder", folder, "give the folder of your DICOM files")
     rows = []
@@ -141,16 +141,29 @@ def sorted_series(
         for uid,(facts,files) in _found(folder).items():
             slices,planes = sum(f.frames for _,f in files), {f.plane for _,f in files}
             kind,reason = ('', f'{slices} slices only, a localiser perhaps') if slices<LEAST else ('', 'several planes, a localiser perhaps') if len(planes)>1 else series_type(facts)
-            rows.append((_number(facts.study), _number(uid), kind, reason, slices, [p for p,_ in files]))
+            rows.append((_number(facts.study), _number(uid), kind, reason, slices, facts.study, [p for p,_ in files]))
     if not rows: raise InputError("no DICOM image below this folder", folder, "give the folder of your DICOM files")
-    return pd.DataFrame(rows, columns=['study_id','series_id','series_description','reason','slices','files']).sort_values(['study_id','series_id'], ignore_index=True)
+    return pd.DataFrame(rows, columns=['study_id','series_id','series_description','reason','slices','study_uid','files']).sort_values(['study_id','series_id'], ignore_index=True)
+
+def write_key(
+    table:pd.DataFrame, # From `sorted_series`
+    folder, # The folder it was made of
+    path # CSV file to write
+): # Columns study_id, study_uid, folder
+    "Which study was which: the only way back to a name, so keep it where names are kept."
+    at = [str(files[0].relative_to(folder).parent) for files in table.files]
+    key = table.assign(folder=at).drop_duplicates('study_id')[['study_id','study_uid','folder']]
+    with atomic_path(path) as tmp: key.to_csv(tmp, index=False)
 
 def as_cohort(
     folder, # Any folder with DICOM files; `InputError` if nothing below it can be used
-    out # Folder to make, in the competition's layout; `InputError` if it is not empty
+    out, # Folder to make, in the competition's layout; `InputError` if it is not empty
+    key=None # CSV file for `write_key`, outside of `out`; default: none is written
 )->pd.DataFrame: # As from `sorted_series`, without the files
     "Copy a folder of DICOM files into the competition's layout, without names."
-    out,table = Path(out), sorted_series(folder)
+    out = Path(out)
+    if key and Path(key).resolve().is_relative_to(out.resolve()): raise InputError("the key would lie among the scans it must be kept apart from", key, "choose another folder")
+    table = sorted_series(folder)
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError("the folder is not empty", out, "choose a new one")
     used = table[table.series_description!='']
     if not len(used): raise InputError("no lumbar series of a known kind", folder, f"found: {'; '.join(dict.fromkeys(table.reason))}")
@@ -163,4 +176,5 @@ def as_cohort(
                     slice.save_as(to/f'{i+1}.dcm', enforce_file_format=True)
                 except Exception as e: log.warning("left out %s: %s", path.name, e)
         used[['study_id','series_id','series_description']].to_csv(tmp/'test_series_descriptions.csv', index=False)
-    return table.drop(columns='files')
+        if key: write_key(used, folder, key)
+    return table.drop(columns=['study_uid','files'])

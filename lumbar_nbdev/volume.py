@@ -777,7 +777,9 @@ def read_volume(
     "The volume that a path means."
     path = Path(path)
     if path.is_file() and _suffix(path): return read_image(path)
-    return read_dicom(path)[0]
+    stacks = read_dicom(path)
+    if len(stacks)>1: log.warning("%s holds %d stacks; the largest is taken, %s, of %d slices", path, len(stacks), stacks[0].plane, len(stacks[0].data))
+    return stacks[0]
 
 # %% ../nbs/01_volume.ipynb #c0111
 _DTYPES = dict(U8=np.uint8, U16=np.uint16, I16=np.int16, F32=np.float32)

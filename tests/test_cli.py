@@ -167,6 +167,16 @@ def test_check_says_what_is_there(folder, text, capsys):
 @real
 def test_check_refuses_neither_layout(capsys): refused(capsys, 'neither', 'check', DATA/'dicom')
 
+def test_the_folder_above_is_answered_with_the_right_one(cohort, tmp_path, capsys):
+    refused(capsys, f"did you mean {cohort/'rsna'}?", 'predict', cohort, '--out', tmp_path/'o')
+    refused(capsys, f"did you mean {cohort}/", 'check', cohort)
+
+def test_a_heap_of_series_is_said_to_be_one(cohort, tmp_path, caplog):
+    study = next(p for p in (cohort/'rsna/train_images').iterdir() if len(list(p.iterdir()))>1)
+    for i,f in enumerate(sorted(study.glob('*/*.dcm'))): shutil.copy(f, tmp_path/f'{i}.dcm')
+    main(['segment', str(tmp_path), '--out', str(tmp_path/'m.mha')])
+    assert 'stacks; the largest is taken' in caplog.text
+
 def test_no_warning_reaches_a_user(tmp_path):
     "Neither from the command nor from its worker processes, which import other libraries anew."
     code = "import warnings; warnings.warn('this is deprecated', FutureWarning)"

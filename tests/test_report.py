@@ -1,5 +1,6 @@
 "The report as a reader meets it: sorted, filtered and opened in a browser, and without a trace of a patient's name."
 from pathlib import Path
+import pandas as pd
 import pytest
 from pydicom import dcmread
 from browser import browser_test,chromium
@@ -48,6 +49,14 @@ def test_no_name_survives_the_intake(named, tmp_path, capsys):
     said = capsys.readouterr()
     assert hidden_in(tmp_path/'mine')==[] and not any(v in said.out+said.err for v in SECRETS.values())
     assert len(Cohort(tmp_path/'mine').studies)==3
+
+def test_the_intakes_key_is_kept_apart(named, tmp_path, capsys):
+    assert main(['intake', str(named), '--out', str(tmp_path/'mine'), '--key', str(tmp_path/'mine/key.csv')])==2
+    assert 'kept apart' in capsys.readouterr().err and not (tmp_path/'mine').exists()
+    assert main(['intake', str(named), '--out', str(tmp_path/'mine'), '--key', str(tmp_path/'key.csv')])==0
+    key = pd.read_csv(tmp_path/'key.csv')
+    assert set(key.study_id)==set(Cohort(tmp_path/'mine').studies) and key.study_uid.nunique()==3
+    assert all((named/f).is_dir() for f in key.folder) and not list((tmp_path/'mine').rglob('*key*'))
 
 def test_intake_refuses(tmp_path, capsys):
     (tmp_path/'a').mkdir(); (tmp_path/'a/x.txt').write_text('no')
