@@ -38,7 +38,7 @@ test: .venv/installed
 	$(BIN)/python tools/badges.py --check
 	$(BIN)/python tools/style.py --check >/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --timing
-	$(BIN)/python -m pytest -q --durations=25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=25
 
 docs: .venv/installed
 	$(BIN)/python tools/docs.py

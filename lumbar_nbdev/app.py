@@ -132,13 +132,14 @@ def look(self:ReadingDesk)->StudyView: # `InputError` if there is no such study
 
 @patch
 def _words(self:ReadingDesk):
-    "The cross-hair, and the odds of the chosen place."
+    "The cross-hair, and the chances of the chosen place."
+    from lumbar_nbdev.report import plain_chances
     said,r = Viewer._words(self), self.result
     if r is None or self.chosen is None: return said
     c,l = self.chosen
-    row = r.rows[(r.rows.condition==c)&(r.rows.level==l)].iloc[0]
-    odds = ', '.join(f'{s} {row[k]:.0%}' for s,k in zip(SEVERITIES, SUBMISSION_COLUMNS))
-    return f"<b>{condition_title(c)}, {level_title(l)}</b>: {odds} ({'from the pictures' if row.source=='grader' else 'prior'})<br>{said}"
+    row = r.rows[(r.rows.condition==c)&(r.rows.level==l)]
+    chances = ', '.join(f'{s} {p:.0%}' for s,p in zip(SEVERITIES, plain_chances(row)[0]))
+    return f"<b>{condition_title(c)}, {level_title(l)}</b>: {chances} ({'from the pictures' if row.source.iloc[0]=='grader' else 'prior'})<br>{said}"
 
 @patch
 def draw_level(self:ReadingDesk):

@@ -322,9 +322,9 @@ def _alternatives(chance, lowest, found):
         said.append(f"the lowest disc has {thin:.0%} of the height of its neighbour: the anatomy may be transitional, and then names shift by one")
     return said
 
-def _warnings(chance, ends, found):
+def _warnings(chance, ends, more, found):
     "What is to be careful about."
-    said = []
+    said = ["bone goes on below where the lowest disc would lie: more than one disc may have been missed"] if more else []
     if 201 not in found: said.append("the picture ends above the lowest disc: the lowest vertebra in it is taken for L5, and names are relative" if ends else
                                      "no lowest disc was found: the vertebra below the last disc is taken for L5, and names are relative")
     if chance.max()<.8: said.append(f"the count is unsure ({chance.max():.0%})")
@@ -351,7 +351,7 @@ def _count(chances, parts, pixel, inside=None):
     return column, steps, name_odds(table), table
 
 # %% ../nbs/12a_levels.ipynb #c0060
-_MISSED,_CUT = .9,.5 # chance that just one disc lies below the last one, where the picture goes on and where it ends; a judgement, not measured
+_MISSED,_CUT = .9,.5 # chance that just one disc lies below the last one, where the sacrum follows, and where bone goes on or the picture ends; a judgement, not measured
 _MOST = .99 # the most that is ever stated: hundreds of series, not thousands, have been looked at
 
 def name_parts(
@@ -371,8 +371,9 @@ def name_parts(
     found = {201+s-lowest: piece for piece,s in zip(column,steps) if s>=lowest}
     _paint_discs(labels, parts==3, found, planes := _planes(found), pixel)
     labels = np.where(labels==0, number_bone(bone, p[:,1], *planes, pixel), labels)
-    sure = min(_MOST, chance[lowest]*(1 if 201 in found else _CUT if ends else _MISSED))
-    return labels, p, dict(confidence=float(sure), lowest_seen=201 in found, alternatives=_alternatives(chance, lowest, found), warnings=_warnings(chance, ends, found), table=_table(found))
+    more = 201 not in found and _bone_below(replace(found[min(found)], middle=planes[0][0]), side_view(parts), pixel)>.5
+    sure = min(_MOST, chance[lowest]*(1 if 201 in found else _CUT if ends or more else _MISSED))
+    return labels, p, dict(confidence=float(sure), lowest_seen=201 in found, alternatives=_alternatives(chance, lowest, found), warnings=_warnings(chance, ends, more, found), table=_table(found))
 
 # %% ../nbs/12a_levels.ipynb #c0067
 def numbers_back(
