@@ -428,7 +428,7 @@ def occlusion_map(
 )->np.ndarray: # (6, `SEEN`, `SEEN`): how far the logit over the others' mean falls when a patch around the pixel is covered, a slice at a time
     "Where a grader looks: what covering each part of a slice does to its answer."
     pictures,offset,shown,number = (torch.as_tensor(v) for v in (*pick_slices(crops), place_numbers(crops.places)))
-    x,starts = inner(pictures), range(0, SEEN-patch+1, step)
+    x,starts = inner(pictures), [*range(0, SEEN-patch, step), SEEN-patch] # the last one ends at the edge
     def fall(many): # Logit over the mean, for variants of the one bag
         n = len(many)
         with torch.inference_mode(): y = net.eval()(many, offset.expand(n,-1), shown.expand(n,-1), number.expand(n))
