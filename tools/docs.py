@@ -1,11 +1,14 @@
 "Build the docs site in _docs/ without a network: nbdev processes the notebooks, then Quarto renders them where it is installed, else smalldocs, and formulas become MathML."
 import html,os,re,shutil,subprocess,sys
 from pathlib import Path
+import traitlets.traitlets,typing_extensions
 from latex2mathml.converter import convert
 from nbdev.config import get_config,nbpath2html
 from nbdev.doclinks import _build_modidx
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
+
+traitlets.traitlets.Self = typing_extensions.Self # here, at the top, it holds in worker processes too: Python 3.11.2 evaluates this annotation of every widget, which traitlets imports for type checkers only
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED = ('output-file is not read', 'unknown key format-links', 'respect-user-color-scheme is ignored') # what is written for Quarto alone
