@@ -44,7 +44,7 @@ def _table(path, columns):
     try: (_,names),*rows = _rows(path)
     except (ValueError, csv.Error, OSError) as e: raise InputError(f"not a readable CSV ({e})", path, "download it again or mend it") from e
     missing,twice = [c for c in columns if c not in names],[c for c in names if names.count(c)>1]
-    if missing: raise InputError(f"the column {missing[0]!r} is missing", path, f"expected {', '.join(columns)}")
+    if missing: raise InputError(f"the column {missing[0]!r} is missing", path, f"expected {', '.join(list(columns)[:8])}{', ...' if len(columns)>8 else ''}")
     if twice: raise InputError(f"the column {twice[0]!r} is there twice", path, "remove one of the two")
     return pd.DataFrame([r for _,r in rows], columns=names, index=[i for i,_ in rows], dtype=object)
 
