@@ -163,6 +163,7 @@ def as_cohort(
     "Copy a folder of DICOM files into the competition's layout, without names."
     out = Path(out)
     if key and Path(key).resolve().is_relative_to(out.resolve()): raise InputError("the key would lie among the scans it must be kept apart from", key, "choose another folder")
+    if key and Path(key).exists(): raise InputError("there is a key already, and nothing else leads back to its names", key, "choose another name")
     table = sorted_series(folder)
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError("the folder is not empty", out, "choose a new one")
     used = table[table.series_description!='']

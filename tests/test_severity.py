@@ -85,14 +85,14 @@ def test_empty_pictures(cohort, predictor, value):
     assert len(result.rows)==25 and np.isfinite(result.rows[ANSWERS].to_numpy()).all()
 
 def test_same_bytes_with_any_number_of_workers(tmp_path):
-    cohort = Cohort(write_cohort(tmp_path/'cohort', 4, 5, 2)/'rsna')
+    cohort = Cohort(write_cohort(tmp_path/'cohort', 8, 5, 2)/'rsna')
     said = []
     for n in (1,2):
         predict_folder(cohort, tmp_path/f'out{n}', replace(settings('quick'), workers=n))
         said.append((tmp_path/f'out{n}'/'submission.csv').read_bytes())
     assert said[0]==said[1]
     assert sorted(p.name for p in (tmp_path/'out2').iterdir())==['report','submission.csv']
-    assert len(pd.read_csv(tmp_path/'out2'/'submission.csv'))==100
+    assert len(pd.read_csv(tmp_path/'out2'/'submission.csv'))==200
 
 def test_killed_run_goes_on(cohort, tmp_path, monkeypatch):
     real,graded = scale.grade_study, []
