@@ -15,14 +15,14 @@ from sklearn.model_selection import GroupKFold
 from lumbar_nbdev.core import *
 from lumbar_nbdev.segmentation import fit_segmenter,some_phantoms
 from lumbar_nbdev.segmenter import CLASSES,class_mask,packaged_segmenter
-from lumbar_nbdev.spider import SpiderSet
+from lumbar_nbdev.spider import SpiderSet,parse_stem
 
 def counts(segmenter, data, stems):
     "Pixels of each structure in each series: found, true, and both; and the true ones in mm²."
     for stem,image,mask in data.pairs(stems):
         found,true = segmenter.classes(image).data,class_mask(mask.data)
         for k,c in enumerate(CLASSES):
-            if k and (true==k).any(): yield dict(patient=int(stem.split('_')[0]), part=c, found=(found==k).sum(), true=(true==k).sum(), both=((found==k)&(true==k)).sum(), mm2=(true==k).sum()*np.prod(image.spacing[1:]))
+            if k and (true==k).any(): yield dict(patient=parse_stem(stem)[0], part=c, found=(found==k).sum(), true=(true==k).sum(), both=((found==k)&(true==k)).sum(), mm2=(true==k).sum()*np.prod(image.spacing[1:]))
 
 def figures(table):
     "Dice of each structure, counted in three ways."

@@ -34,7 +34,7 @@ from .cohort import Cohort
 from .core import *
 from .phantom import phantom_sagittals
 from .segmenter import CLASSES,WEIGHTS,Segmenter
-from .spider import SpiderSet
+from .spider import SpiderSet,parse_stem
 from .unet import ENCODER,Unet,create_encoder,dice,load_weights,read_card,save_model
 from .volume import Volume,normalise,write_image
 
@@ -205,8 +205,8 @@ def fit_to_edges(
     "Lift and stretch each guess until its faces lie on edges of the image."
     line = small[:,:,np.abs(FRONT)<13].mean(2).numpy()[:,::-1] # the brightness from below upwards
     edge = ndimage.gaussian_filter1d(line, 2, axis=1, order=1)
-    edge,middle,found = (edge/(edge.std(1, keepdims=True)+1e-9)).clip(-2.5,2.5), ROWS//2, []
-    at = middle+np.arange(-int(LIFT/PIXEL_MM), int(LIFT/PIXEL_MM)+1)
+    edge,middle,found = (edge/(edge.std(1, keepdims=True)+1e-9)).clip(-2.5,2.5), (ROWS-1)/2, []
+    at = ROWS//2+np.arange(-int(LIFT/PIXEL_MM), int(LIFT/PIXEL_MM)+1)
     for e,p in zip(edge, places.itertuples()):
         halves = np.arange(max(2,round(.07*p.spacing/PIXEL_MM)), round(.225*p.spacing/PIXEL_MM)+1)[:,None]
         score = e[np.clip(at+halves,0,ROWS-1)]-e[np.clip(at-halves,0,ROWS-1)]-2*((at-middle)*PIXEL_MM/LIFT)**2
@@ -685,7 +685,6 @@ def _phantom_pairs(patients, seed):
             ks = np.flatnonzero(np.abs(mask.laterality(0))<32)
             yield tuple(v.slab(ks[0], ks[-1]+1, 2) for v in (image,mask))
 
-def _patient(stem): return int(stem.split('_')[0])
 def _second_lesson(net, real, phantoms, steps, seed): fit_discs(net, [sum(real.values(),[]), phantoms], [.6,.4], steps, 1.5e-3, seed)
 def _judge(net, data, stems): return judge_discs((p[1:] for p in data.pairs(stems)), {'network': network_method(DiscSegmenter(net, {}))})
 
@@ -698,7 +697,7 @@ def cross_validate_discs(
 )->pd.DataFrame: # As from `judge_discs`, every patient judged by a network that has not seen it
     "The second lesson, judged on patients it did not see, in at most five parts."
     stems,tables = np.array([*real]), []
-    patients = [_patient(s) for s in stems]
+    patients = [parse_stem(s)[0] for s in stems]
     for k,(seen,held) in enumerate(GroupKFold(min(5,len(set(patients))), shuffle=True, random_state=0).split(stems, groups=patients)):
         net = deepcopy(first)
         _second_lesson(net, {s: real[s] for s in stems[seen]}, phantoms, steps, k)
@@ -719,7 +718,7 @@ def train_discs(
     data = SpiderSet(spider)
     stems = [s for s in data.series.stem[data.series.has_mask] if s.endswith('_t2')]
     real = {s: e for s,*pair in data.pairs(stems) if (e := disc_examples([pair]))}
-    if len(seen := {_patient(s) for s in real})<2: raise InputError("too few patients with T2 masks to judge the network by", spider, "give at least two")
+    if len(seen := {parse_stem(s)[0] for s in real})<2: raise InputError("too few patients with T2 masks to judge the network by", spider, "give at least two")
     phantoms = disc_examples(_phantom_pairs(range(patients), seed))
     torch.manual_seed(0); net = disc_net()
     fit_discs(net, [phantoms], [1.], lessons[0], 3e-3)

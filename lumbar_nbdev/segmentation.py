@@ -42,7 +42,7 @@ from .core import *
 from .phantom import phantom_sagittals
 from .processes import agree,meet,shared
 from .segmenter import *
-from .spider import SpiderSet
+from .spider import SpiderSet,parse_stem
 from .unet import Unet,create_encoder,dice
 from .volume import Volume
 
@@ -359,7 +359,7 @@ def evaluate_segmenter(
     stems:list # The series to judge it on
 )->pd.DataFrame: # One row a series: series, patient and what `judge` gives
     "Judge a segmenter on whole series, on their own grids."
-    rows = [dict(series=stem, patient=int(stem.split('_')[0]), **judge(segmenter.classes(image).data, class_mask(mask.data), np.prod(image.spacing[1:])))
+    rows = [dict(series=stem, patient=parse_stem(stem)[0], **judge(segmenter.classes(image).data, class_mask(mask.data), np.prod(image.spacing[1:])))
             for stem,image,mask in data.pairs(progress(stems, 'judging'))]
     return pd.DataFrame(rows, columns=['series','patient',*CLASSES[1:],'false_mm2'])
 
@@ -400,7 +400,7 @@ def teach(
     of = digest(train, run.segmenter_epochs, run.segmenter_batch, run.segmenter_size, RATE, *(float(p.detach().double().sum()) for p in net.parameters()))
     set_seed(run.seed)
     saver = Checkpoint(folder, run.seed, of)
-    learn = segmenter_learner(segmenter_dls(train, valid, run.segmenter_size, run.segmenter_batch, run.device), net, [EpochProgress(what), saver])
+    learn = segmenter_learner(segmenter_dls(train, valid, run.segmenter_size, run.segmenter_batch, run.device, STEPS), net, [EpochProgress(what), saver])
     return fit_on(learn, run.segmenter_epochs, RATE)
 
 # %% ../nbs/12_segmentation.ipynb #c0069
@@ -445,20 +445,20 @@ def fit_segmenter(
                 trained_on=f'{seen}; then {len(stems[0])} real series, {len(train)} slices, mixed with {run.segmenter_phantoms} phantom patients', profile=run.profile)
     segmenter = Segmenter(net, card, run.device)
     table = evaluate_segmenter(segmenter, data, stems[1])
-    card['dice'] = patients_mean(table)
+    card['dice'] = {k: None if np.isnan(v) else v for k,v in patients_mean(table).items()} # JSON knows no NaN
     return segmenter,table
 
 # %% ../nbs/12_segmentation.ipynb #c0072
 def _some(stems, most):
     "The series of the first `most` patients; 0 means all."
-    kept = list(dict.fromkeys(s.split('_')[0] for s in stems))[:most or None]
-    return [s for s in stems if s.split('_')[0] in kept]
+    kept = list(dict.fromkeys(parse_stem(s)[0] for s in stems))[:most or None]
+    return [s for s in stems if parse_stem(s)[0] in kept]
 
 def train_segmenter(
     data, # A SPIDER folder, or a `SpiderSet`
     out, # Folder for `segmenter.safetensors`, `segmenter.json` and `training.csv`
     run:Settings=None # Default: `settings()`
-)->dict: # Mean over held-out patients of Dice of vertebra, canal and disc, and false_mm2
+)->dict: # Mean over held-out patients of Dice of vertebra, canal and disc (None where no truth has it), and false_mm2
     "Train a segmenter on a SPIDER folder, print how good it is on held-out patients, and keep it."
     run,data = run or settings(), data if isinstance(data, SpiderSet) else SpiderSet(data)
     stems = tuple(_some(s, run.studies) for s in data.split(run.holdout, run.seed))
@@ -467,7 +467,7 @@ def train_segmenter(
     forget(out)
     if rank(): return segmenter.card['dice']
     print(table.round(3).to_string(index=False))
-    print(f"Dice, mean of {table.patient.nunique()} held-out patients:", ', '.join(f'{k} {segmenter.card["dice"][k]:.3f}' for k in CLASSES[1:]))
+    print(f"Dice, mean of {table.patient.nunique()} held-out patients:", ', '.join(f'{k} {patients_mean(table)[k]:.3f}' for k in CLASSES[1:]))
     return segmenter.card['dice']
 
 # %% ../nbs/12_segmentation.ipynb #c0074
@@ -521,11 +521,14 @@ def make_weights(
     first = Segmenter.load(work, run.device, 'phantom')
     unseen = evaluate_segmenter(first, data, stems)
     first.card['dice_on_real'] = patients_mean(unseen); print('phantoms only, on real slices:', first.card['dice_on_real'], flush=True)
-    judged = cross_validate(data, run, work, work); print('cross-validated:', patients_mean(judged), flush=True)
+    kept = work/'cross_validated.csv'
+    if not kept.exists():
+        table = cross_validate(data, run, work, work)
+        with atomic_path(kept) as tmp: table.to_csv(tmp, index=False)
+    judged = pd.read_csv(kept); print('cross-validated:', patients_mean(judged), flush=True)
     last,_ = fit_segmenter(data, (stems,stems), run, work/'last', work)
     last.card.pop('dice')
     last.card |= dict(cross_validated=patients_mean(judged), patients=int(judged.patient.nunique()), command='make weights SPIDER=DIR', attribution=first.card['attribution']+'; SPIDER (van der Graaf et al. 2024, doi 10.5281/zenodo.10159290, CC BY 4.0)')
     for s,name in ((first,'phantom'),(last,'segmenter')): s.save(out, name, half=True)
     forget(work/'last')
-    unseen.assign(of='phantoms only').pipe(lambda a: pd.concat([a, judged.assign(of='cross-validated')])).round(4).to_csv(work/'judged.csv', index=False)
     return last.card
