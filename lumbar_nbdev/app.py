@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from fastcore.nbio import mk_cell,new_nb,write_nb
-from .cohort import COORDINATE_COLUMNS,Cohort
+from .cohort import COORDINATE_COLUMNS,Cohort,read_coordinates
 from .core import *
 from .exploration import StudyView,Viewer
 from .landmarks import best_volume,find_places
@@ -63,7 +63,7 @@ class ReadingDesk(Viewer):
         button = self._button
         self.folder = widgets.Text(str(cohort.path), description='folder', continuous_update=False, layout=dict(flex='1 1 260px'))
         self.buttons = [button('open', "Open another folder", self.open_folder), button('grade this study', "Find the places and grade them", lambda: self.start([self.study.value])),
-                        button('grade all', "Grade every study of the folder", lambda: self.start(self.cohort.studies)), button('names up', "Every level gets the name of the one above", lambda: self.rename(1)),
+                        button('grade all', "Grade every study of the folder that is not graded yet", lambda: self.start([s for s in self.cohort.studies if s not in self.results])), button('names up', "Every level gets the name of the one above", lambda: self.rename(1)),
                         button('names down', "Every level gets the name of the one below", lambda: self.rename(-1)), button('save coordinates', f"Write the places to {save_to}", lambda: self.save(save_to))]
         self.move = widgets.ToggleButton(description='move a place', tooltip="Choose a grade below, then click where its place should be")
         self.bar,self.said,self.level = widgets.IntProgress(layout=dict(width='160px')), widgets.HTML(), widgets.HTML()
@@ -204,9 +204,14 @@ def open_folder(self:ReadingDesk):
 def save(self:ReadingDesk,
     path # A CSV file
 ):
-    "Write the places of all graded studies in the competition's columns; `InputError` if none is graded."
+    "Write the places of all graded studies in the competition's columns; what the file says of other studies stays. `InputError` if none is graded, or the file is another one."
     if not self.results: raise InputError("nothing to save", todo="grade a study first")
-    with atomic_path(path) as tmp: pd.concat([coordinate_rows(r.volumes, r.places) for r in self.results.values()]).to_csv(tmp, index=False)
+    rows = [coordinate_rows(r.volumes, r.places) for r in self.results.values()]
+    if Path(path).exists():
+        old = read_coordinates(path)
+        old = old[~old.study_id.isin(list(self.results))] # of other days and folders
+        rows.insert(0, old.assign(condition=old.condition.map(condition_title), level=old.level.map(level_title)))
+    with atomic_path(path) as tmp: pd.concat([r for r in rows if len(r)] or rows).to_csv(tmp, index=False)
     self.said.value = f'saved: {escape(str(path))}'
 
 # %% ../nbs/31a_app.ipynb #c040
@@ -245,16 +250,17 @@ def start_app(
 def serve_app(
     rsna=None, # A competition folder; a small phantom cohort if None
     port:int=8866 # Port of this machine to serve on
-): # `InputError` without voila, on a port that is taken, or if `rsna` is no competition folder
+): # `InputError` without voila, on a port that is taken, or if `rsna` is no competition folder or has no study
     "Serve the desk until interrupted; coordinates are saved into the folder where it was started."
     from lumbar_nbdev.phantom import phantom_cohort
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try: s.bind(('127.0.0.1', port))
         except (OSError, OverflowError) as e: raise InputError("the port is taken or not allowed", port, "choose another --port") from e
-    rsna,token = Cohort(rsna or phantom_cohort()/'rsna').path, secrets.token_urlsafe(12)
+    cohort,token = Cohort(rsna or phantom_cohort()/'rsna'), secrets.token_urlsafe(12)
+    if not cohort.studies: raise InputError("no study to show", cohort.path, "give a folder with at least one study")
     with tempfile.TemporaryDirectory() as folder:
-        server = start_app(folder, rsna, port, token, Path.cwd()/'corrected_coordinates.csv')
+        server = start_app(folder, cohort.path, port, token, Path.cwd()/'corrected_coordinates.csv')
         print(f"Viewer: http://127.0.0.1:{port}/?token={token}  (Ctrl-C ends it)", flush=True)
         try: done = server.wait()
         except KeyboardInterrupt: done = 0

@@ -12,7 +12,6 @@ __all__ = ['PICTURE_MM', 'PICTURE_PIXELS', 'PLACE_GROUP', 'study_picture', 'stud
 import fastai.callback.all # adds fit_one_cycle, no_bar and to_fp16 to Learner
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -20,7 +19,7 @@ from fastai.torch_core import set_seed
 from torch import nn
 from torch.utils.data import DataLoader,TensorDataset
 from .core import *
-from .metric import prior_table
+from .metric import WEIGHTS,prior_table
 from .segmentation import EpochProgress
 
 # %% ../nbs/23_baseline.ipynb #c0007
@@ -67,7 +66,7 @@ def severity_loss(
     group:torch.Tensor # Shape (n,), number into `GROUPS`
 )->torch.Tensor: # A number
     "The mean over groups of the competition's weighted log loss."
-    mass = odds*torch.tensor([1.,2.,4.], device=logits.device)
+    mass = odds*torch.tensor(WEIGHTS, dtype=torch.float32, device=logits.device)
     cost = -(mass*logits.log_softmax(-1)).sum(-1)
     sums = [(cost[group==g].sum(), mass[group==g].sum()) for g in range(3)]
     losses = [c/w for c,w in sums if w>0]

@@ -19,6 +19,7 @@ def phantom(a):
     "Write synthetic studies in both layouts."
     from lumbar_nbdev.metric import write_oracle
     from lumbar_nbdev.phantom import write_cohort
+    if a.seed<0: raise InputError("a seed below 0", a.seed, "give --seed 0 or more")
     out = write_cohort(a.out, a.studies, a.seed, settings().workers, a.randomised)
     write_oracle(out/'rsna')
     print(f"{a.studies} synthetic studies: {out/'rsna'} and {out/'spider'}")
@@ -202,6 +203,7 @@ def main(
     gc.set_threshold(200_000, 20, 20) # a second less for the imports of torch and timm, which make many objects and no garbage
     try:
         a = parser().parse_args(words)
+        if getattr(a, 'profile', None): os.environ['LUMBAR_PROFILE'] = a.profile # for what asks for the settings deeper down, and for worker processes
         if processes()>1:
             if a.run not in (train,predict): raise InputError("several processes where one is wanted", f'lumbar {a.run.__name__}', "launch only train and predict together")
             from lumbar_nbdev.processes import heed_the_end
@@ -214,8 +216,9 @@ def main(
         return 0
     except LumbarError as e: problem = e
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
-        problem = "the disk is full; free some space and run again"
+        if e.errno in (errno.ENOSPC, errno.EDQUOT): problem = "the disk is full; free some space and run again"
+        elif isinstance(e, PermissionError): problem = InputError("not allowed to read or write here", e.filename or '', "change its permissions or name another")
+        else: raise
     except KeyboardInterrupt: problem = "interrupted; nothing half-written was kept"
     print(f'lumbar: {problem}', file=sys.stderr)
     return 2

@@ -6,7 +6,8 @@ Docs: https://lumbar-nbdev.github.io/lumbar_nbdev/cohort.html.md"""
 
 # %% auto #0
 __all__ = ['SERIES_COLUMNS', 'COORDINATE_COLUMNS', 'SILENCE', 'PAUSE', 'TRIES', 'COMPETITION', 'RSNA_BYTES', 'read_labels',
-           'Cohort', 'spread', 'cache_cohort', 'check_rsna', 'enough_room', 'persistently', 'why_broken', 'fetch_rsna']
+           'read_coordinates', 'Cohort', 'spread', 'cache_cohort', 'check_rsna', 'enough_room', 'persistently',
+           'why_broken', 'fetch_rsna']
 
 # %% ../nbs/02_cohort.ipynb #c0003
 import copy,csv,math,os,re,shutil,signal,threading,time,warnings
@@ -134,7 +135,11 @@ def _read_series_table(path, problems):
     if len(twice): raise InputError(f"row {twice[0]} lists series {table.series_id[twice[0]]} again, as another kind", path, "keep the right one of its rows")
     return table.reset_index(drop=True)
 
-def _read_coordinates(path, problems):
+def read_coordinates(
+    path, # A table like the competition's train_label_coordinates.csv
+    problems:list=() # A list that takes a sentence on rows given twice
+)->pd.DataFrame: # `COORDINATE_COLUMNS`, conditions and levels as in `PLACES`; `InputError` on a missing column or an unknown value
+    "The points of a cohort."
     table = _table(path, COORDINATE_COLUMNS)[list(COORDINATE_COLUMNS)]
     rules = dict(study_id=_whole, series_id=_whole, instance_number=_whole, condition=condition_key, level=level_key, x=_number, y=_number)
     for c,rule in rules.items(): table[c] = _parsed(table, c, rule, path)
@@ -172,7 +177,7 @@ class Cohort:
         self.labels = self.coordinates = None # None for the test
         if self.split=='train':
             self.labels = read_labels(self.path/'train.csv') # study_id, condition, level, severity
-            self.coordinates = _read_coordinates(self.path/'train_label_coordinates.csv', self.problems) # COORDINATE_COLUMNS
+            self.coordinates = read_coordinates(self.path/'train_label_coordinates.csv', self.problems) # COORDINATE_COLUMNS
         labelled = set() if self.labels is None else set(self.labels.study_id.tolist())
         self.studies = sorted(labelled | set(self.series.study_id.tolist())) # list of int
         self.problems += _disk_problems(self.series, self.path/f'{self.split}_images')
@@ -237,7 +242,7 @@ def places(self:Cohort,
     if self.coordinates is None: return pd.DataFrame(columns=[*rows,'wx','wy','wz'])
     where = {(v.meta['series_id'],n): (v,k) for v in volumes for k,n in enumerate(v.meta['instances']) if n>=0}
     keys = list(zip(rows.series_id.tolist(), rows.instance_number.tolist()))
-    rows = rows[[k in where for k in keys]].reset_index(drop=True)
+    rows = rows[np.array([k in where for k in keys], bool)].reset_index(drop=True)
     found = [where[k] for k in keys if k in where]
     world = [v.to_world([k,y,x]) for (v,k),y,x in zip(found, rows.y, rows.x)]
     return rows.assign(**dict(zip(('wx','wy','wz'), np.reshape(world, (-1,3)).T)))
@@ -289,7 +294,7 @@ def spread(
     try:
         with ProcessPoolExecutor(min(workers,len(items)), initializer=_as_worker) as pool:
             yield from progress(pool.map(work, items), what, len(items))
-    except BrokenProcessPool as e: raise InputError("a worker process was ended from outside", what, "is there enough memory? what is finished is kept; run again with fewer workers") from e
+    except BrokenProcessPool as e: raise InputError("a worker process was ended from outside", what, "is there enough memory? run again with fewer workers") from e
 
 # %% ../nbs/02_cohort.ipynb #c0074
 def _cache_study(paths):
@@ -463,9 +468,9 @@ def _points_on_other_series(t):
 # %% ../nbs/02_cohort.ipynb #c0154
 def _points_off_the_pictures(t):
     "Points whose slice does not exist, and points outside their slice."
-    p = t.points.merge(t.series[['study_id','series_id','files']], on=['study_id','series_id'])
+    p = t.points.merge(t.series[['study_id','series_id','files','first']], on=['study_id','series_id'])
     out = (p.x<-.5) | (p.x>p.width-.5) | (p.y<-.5) | (p.y>p.height-.5)
-    return (_line('wrong', 'points on an instance that is not there', _names(p[p.wx.isna() & (p.files>0)]), "they are left out; is a file missing, or the number wrong?")
+    return (_line('wrong', 'points on an instance that is not there', _names(p[p.wx.isna() & (p.files>0) & p['first'].notna()]), "they are left out; is a file missing, or the number wrong?")
           + _line('wrong', 'points outside their picture', _names(p[out]), "mend or remove the rows; x is the column and y the row"))
 
 # %% ../nbs/02_cohort.ipynb #c0107
@@ -598,7 +603,7 @@ _LABEL_RULES = (_ungraded, _unmatched, _points_twice, _points_on_other_series, _
 def _table_errors(path, split):
     "What makes the tables of a split unreadable, in sentences."
     readers = {f'{split}_series_descriptions.csv': lambda p: _read_series_table(p, [])}
-    if split=='train': readers |= {'train.csv': read_labels, 'train_label_coordinates.csv': lambda p: _read_coordinates(p, [])}
+    if split=='train': readers |= {'train.csv': read_labels, 'train_label_coordinates.csv': lambda p: read_coordinates(p, [])}
     errors = []
     for name,read in readers.items():
         try: read(Path(path)/name)

@@ -151,6 +151,7 @@ _LEAST = dict(workers=1, studies=0, segmenter_slices=1, segmenter_phantoms=1, se
 def _setting(key, kind, text, where):
     "One value of the settings file, converted and checked."
     bad = lambda want: SettingsError(f"the setting {key} = {text!r} is not {want}", where, "mend it there")
+    if not text.strip(): raise bad('given')
     if kind is Path: return Path(os.path.expanduser(text))
     try: value = kind(text)
     except ValueError: raise bad('a whole number' if kind is int else 'a number')
@@ -165,7 +166,7 @@ def settings_file(
 )->Path: # `SettingsError` if it does not exist
     "The settings file in force: `$LUMBAR_SETTINGS`, or the project's own."
     here = Path(__file__).resolve().parent if '__file__' in globals() else Path.cwd()
-    own = [os.environ['LUMBAR_SETTINGS']] if os.environ.get('LUMBAR_SETTINGS') else [here/'settings.ini', here.parent/'settings.ini']
+    own = [os.path.expanduser(os.environ['LUMBAR_SETTINGS'])] if os.environ.get('LUMBAR_SETTINGS') else [here/'settings.ini', here.parent/'settings.ini']
     for path in map(Path, own):
         if path.is_file(): return path
     raise SettingsError("no settings file", own[-1], "unset LUMBAR_SETTINGS or let it name a settings.ini")
@@ -177,7 +178,7 @@ def settings(
     "The run settings of a profile."
     path,profile = settings_file(), profile or os.environ.get('LUMBAR_PROFILE') or 'quick'
     ini = configparser.ConfigParser(interpolation=None)
-    try: ini.read_string(path.read_text(encoding='utf-8'))
+    try: ini.read_string(path.read_text(encoding='utf-8-sig'))
     except (configparser.Error, UnicodeDecodeError, OSError) as e: raise SettingsError("cannot read the settings", path, f"mend it ({e})")
     if profile not in ini: raise SettingsError(f"unknown profile {profile!r}", path, f"choose one of {', '.join(ini.sections())}")
     kinds = {f.name: f.type for f in fields(Settings) if f.name!='profile'}
@@ -196,18 +197,21 @@ def atomic_path(
     "A temporary name beside `path`, renamed to it when the block succeeds and removed when it does not."
     path = Path(path)
     tmp = path.with_name(f'.{path.name}.tmp-{os.getpid()}-{os.urandom(3).hex()}')
+    old = tmp.with_name(f'{tmp.name}-old')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
-        if tmp.is_dir() and path.is_dir(): shutil.rmtree(path)
+        if tmp.is_dir() and path.is_dir(): os.replace(path, old)
         os.replace(tmp, path)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT): raise InputError("the disk is full", path, "free some space and run again") from e
         if e.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EPERM): raise InputError(f"cannot write ({e.strerror})", path, "choose another folder") from e
         raise
     finally:
-        if tmp.is_dir(): shutil.rmtree(tmp, ignore_errors=True)
-        elif tmp.exists(): tmp.unlink()
+        if old.exists() and not path.exists(): os.replace(old, path)
+        for p in (tmp,old):
+            if p.is_dir() and not p.is_symlink(): shutil.rmtree(p, ignore_errors=True)
+            else: p.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #c0049
 def safe_join(

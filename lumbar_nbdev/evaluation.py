@@ -13,14 +13,16 @@ import pandas as pd
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score,roc_auc_score
 from .core import *
-from .metric import LOG_CLIP,PLACE_COLUMNS,WEIGHTS,any_severe_mass,certain_truth,check_submission,row_ids,score
+from .metric import LOG_CLIP,PLACE_COLUMNS,WEIGHTS,any_severe_mass,certain_truth,check_submission,row_ids
 
 # %% ../nbs/20a_evaluation.ipynb #e0010
 def answered(
     submission:pd.DataFrame, # Columns row_id, normal_mild, moderate, severe; `InputError` on a fault
-    labels:pd.DataFrame # Long labels: study_id, condition, level, severity 0..2; `InputError` where a row of the submission is missing
+    labels:pd.DataFrame # Long labels: study_id, condition, level, severity 0..2; `InputError` on a fault, or where a row of the submission is missing
 )->pd.DataFrame: # The labels with `group` and the chance of each grade: normal_mild, moderate, severe, which sum to 1
     "Every label beside the chances that were submitted for it."
+    certain_truth(labels) # refuses what `score` refuses
+    labels = labels.astype(dict(study_id='int64', severity=int))
     sent,names = check_submission(submission), row_ids(labels)
     absent = ~names.isin(sent.index)
     if absent.any(): raise InputError(f"nothing submitted for {names[absent.argmax()]!r}", 'the submission', "give all 25 rows of every study")
@@ -42,10 +44,12 @@ def _figures(part):
 
 def grade_table(
     table:pd.DataFrame, # From `answered`
-    by=('condition','level') # Columns that tell the parts
-)->pd.DataFrame: # One row a part: labels, severe, log_loss, auc_severe (0..1), kappa (-1..1), severe_recall (0..1); not a number where a part has no such case
+    by=('condition','level') # Columns that tell the parts, or one
+)->pd.DataFrame: # One row a part: labels, severe, log_loss, auc_severe (0..1), kappa (-1..1), severe_recall (0..1); not a number where a part has no such case; `InputError` without rows
     "How well each part of a cohort is graded."
-    return pd.DataFrame({k[0] if len(k)==1 else k: _figures(p) for k,p in table.groupby(list(by), sort=False)}).T.rename_axis(list(by)).astype(dict(labels=int, severe=int))
+    by = [by] if isinstance(by, str) else list(by)
+    if not len(table): raise InputError("no labels to grade", todo="give a table with rows")
+    return pd.DataFrame({k[0] if len(k)==1 else k: _figures(p) for k,p in table.groupby(by, sort=False)}).T.rename_axis(by).astype(dict(labels=int, severe=int))
 
 # %% ../nbs/20a_evaluation.ipynb #e0021
 def reliability(
@@ -76,7 +80,7 @@ def draw_reliability(
 def study_costs(
     submission:pd.DataFrame, # Columns row_id, normal_mild, moderate, severe
     labels:pd.DataFrame # Long labels: study_id, condition, level, severity 0..2
-)->np.ndarray: # (2, studies, 4): cost and weight of the spinal, foraminal, subarticular and any-severe terms, studies in ascending order
+)->np.ndarray: # (2, studies, 4): cost and weight of the spinal, foraminal, subarticular and any-severe terms, studies in ascending order; `InputError` if a group has no label
     "What every study adds to the four quotients of the score."
     table = answered(submission, labels)
     answer = table[list(SUBMISSION_COLUMNS)].to_numpy()*WEIGHTS
@@ -88,7 +92,8 @@ def study_costs(
     canal = table[table.group=='spinal']
     top = sent.severe.loc[row_ids(canal)].groupby(canal.study_id.to_numpy()).max().reindex(sums.index, fill_value=.5).clip(LOG_CLIP, 1-LOG_CLIP)
     last = pd.DataFrame(dict(cost=-votes.yes*np.log(top)-votes.no*np.log(1-top), weight=votes.yes+votes.no))
-    return np.stack([np.column_stack([sums[k].reindex(columns=GROUPS, fill_value=0), last[k]]) for k in ('cost','weight')])
+    if absent := [g for g in GROUPS if g not in set(table.group)]: raise InputError(f"no label in the group {absent[0]!r}", 'the labels', "score studies where all three groups are labelled")
+    return np.stack([np.column_stack([sums[k][list(GROUPS)], last[k]]) for k in ('cost','weight')])
 
 def bootstrap_scores(
     costs:np.ndarray, # From `study_costs`
@@ -99,4 +104,5 @@ def bootstrap_scores(
     n = costs.shape[1]
     times = np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), draws)
     cost,weight = times@costs[0], times@costs[1]
-    return (cost/weight.clip(1e-12)).mean(1)
+    whole = costs[0].sum(0)/costs[1].sum(0) # a draw without a case of some term takes the cohort's value
+    return np.where(weight>0, cost/weight.clip(1e-12), whole).mean(1)

@@ -21,7 +21,6 @@ import pandas as pd
 from fastcore.basics import patch
 from .cohort import Cohort
 from .core import *
-from .prevalence import PREVALENCE,SERIES_COUNTS
 from .volume import *
 
 # %% ../nbs/04_exploration.ipynb #c0008
@@ -662,6 +661,7 @@ class Viewer(widgets.VBox):
         masks:dict=None, # series_id -> `Volume` of SPIDER's values, drawn over its study; None: no switch for masks
         study:int=None # The first study shown; default: the cohort's first
     ):
+        if not cohort.studies: raise InputError("no study to show", cohort.path, "open a folder with at least one study")
         self.cohort,self.masks,self.drawing = cohort, masks or {}, False
         self.study = widgets.Dropdown(options=cohort.studies, value=study or cohort.studies[0], description='study')
         self.switches = {k: widgets.Checkbox(True, description=text, indent=False, layout=dict(width='auto', margin='2px 12px')) for k,text in SWITCHES.items() if masks is not None or k!='masks'}

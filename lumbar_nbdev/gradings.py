@@ -22,7 +22,7 @@ from scipy.special import softmax
 from sklearn.metrics import cohen_kappa_score,roc_auc_score
 from sklearn.model_selection import GroupKFold
 from .core import *
-from .crops import SIDE,SLICES,SPAN,Crops,blank,grey_bytes
+from .crops import SIDE,SPAN,Crops,blank,grey_bytes
 from .landmarks import disc_frame
 from .processes import batch_loader
 from .segmentation import EpochProgress
@@ -67,6 +67,7 @@ def disc_crops(
 )->Crops: # patient, disc and the three labels in `places`
     "The graded discs of patients."
     if data.gradings is None: raise InputError("no gradings", data.path, "it needs radiological_gradings.csv")
+    if segmenter is None and not truth: raise InputError("nothing to find the discs with", data.path, "give a segmenter, or truth=True for the masks")
     graded = data.gradings.set_index(['patient','disc'])[list(LABELS)]
     rows = []
     for patient in progress(patients, 'finding discs'):
@@ -159,12 +160,12 @@ def grade_cuts(
 def fold_calls(
     chances:dict, # From `grading_chances` or `cross_validated_gradings`
     places:pd.DataFrame, # patient, pfirrmann
-    folds:int=5, # Folds by patient
+    folds:int=5, # Folds by patient, at most one a patient
     seed:int=0 # Seed of the folds
 )->np.ndarray: # (discs,) grades 1 to 5
     "The grade called for each disc, by cuts laid on other patients."
     expected,given,out = expected_grades(chances), places.pfirrmann.to_numpy(int), np.zeros(len(places), int)
-    for learn,rest in GroupKFold(folds, shuffle=True, random_state=seed).split(expected, groups=places.patient):
+    for learn,rest in GroupKFold(min(folds, places.patient.nunique()), shuffle=True, random_state=seed).split(expected, groups=places.patient):
         out[rest] = 1+np.digitize(expected[rest], grade_cuts(expected[learn], given[learn]))
     return out
 
@@ -183,11 +184,11 @@ def grading_figures(
 def cross_validated_gradings(
     crops:Crops, # From `disc_crops`
     run:Settings, # As for `teach_gradings`
-    folds:int=5, # Folds by patient
+    folds:int=5, # Folds by patient, at most one a patient
     weights:dict=None # As for `teach_gradings`
 )->dict: # As from `grading_chances`: each disc is graded by a network that has not seen its patient
     "Out-of-fold chances."
-    out = {k: np.zeros((len(crops),n)) for k,n in LABELS.items()}
+    out,folds = {k: np.zeros((len(crops),n)) for k,n in LABELS.items()}, min(folds, crops.places.patient.nunique())
     for i,(learn,rest) in enumerate(GroupKFold(folds, shuffle=True, random_state=run.seed).split(np.zeros(len(crops)), groups=crops.places.patient)):
         net = teach_gradings(crops[learn], run, weights, f'fold {i+1} of {folds}')
         for k,p in grading_chances(net, crops[rest], run.device).items(): out[k][rest] = p

@@ -127,7 +127,8 @@ def _found(folder):
         try: facts = series_facts(dcmread(path, stop_before_pixels=True, specific_tags=[*_FACTS,'SharedFunctionalGroupsSequence','PerFrameFunctionalGroupsSequence']))
         except InvalidDicomError: continue
         except Exception as e: log.warning("skipped %s: %s", path.name, e); continue
-        if facts.series: found.setdefault(facts.series, (facts,[]))[1].append((path, facts))
+        if not facts.series: log.warning("skipped %s: no series UID in its header", path.name); continue
+        found.setdefault(facts.series, (facts,[]))[1].append((path, facts))
     return found
 
 def sorted_series(
@@ -150,7 +151,7 @@ def write_key(
     folder, # The folder it was made of
     path # CSV file to write
 ): # Columns study_id, study_uid, folder
-    "Which study was which: the only way back to a name, so keep it where names are kept."
+    "Which study was which: the short way back to a name, so keep it where names are kept."
     at = [str(files[0].relative_to(folder).parent) for files in table.files]
     key = table.assign(folder=at).drop_duplicates('study_id')[['study_id','study_uid','folder']]
     with atomic_path(path) as tmp: key.to_csv(tmp, index=False)
@@ -163,7 +164,7 @@ def as_cohort(
     "Copy a folder of DICOM files into the competition's layout, without names."
     out = Path(out)
     if key and Path(key).resolve().is_relative_to(out.resolve()): raise InputError("the key would lie among the scans it must be kept apart from", key, "choose another folder")
-    if key and Path(key).exists(): raise InputError("there is a key already, and nothing else leads back to its names", key, "choose another name")
+    if key and Path(key).exists(): raise InputError("there is a key already, and it may be the only copy", key, "choose another name")
     table = sorted_series(folder)
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError("the folder is not empty", out, "choose a new one")
     used = table[table.series_description!='']

@@ -104,12 +104,12 @@ def place_errors(
 # %% ../nbs/21_landmarks.ipynb #f2102
 def best_volume(
     volumes:list, # The study's `Volume`s, with series_type in their meta
-    series_type:str, # One of `SERIES_TYPES`
+    series_type:str, # One of `SERIES_TYPES`, or None for none
     point # Place, patient mm
 )->Volume: # None if no series of that type shows the place
     "The series of a type that holds a place and has the slice nearest to it."
     plane = 'axial' if series_type=='Axial T2' else 'sagittal'
-    shown = [v for v in volumes if v.meta.get('series_type')==series_type and v.plane==plane and v.contains(point)]
+    shown = [v for v in volumes if series_type is not None and v.meta.get('series_type')==series_type and v.plane==plane and v.contains(point)]
     return min(shown, key=lambda v: v.nearest_slice(point)[1], default=None)
 
 def slices_off(

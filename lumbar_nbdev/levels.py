@@ -19,9 +19,8 @@ from scipy import ndimage
 from scipy.optimize import minimize
 from skimage.segmentation import watershed
 from .core import *
-from .segmenter import CLASSES,PARTS,Segmenter,class_chances,class_mask,packaged_segmenter,part_mask,read_back
+from .segmenter import PARTS,Segmenter,class_chances,class_mask,packaged_segmenter,part_mask,read_back
 from .spider import level_name
-from .unet import dice
 from .volume import Volume
 
 # %% ../nbs/12a_levels.ipynb #c0004

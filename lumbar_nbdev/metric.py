@@ -51,7 +51,7 @@ _ROW_ID = f"[1-9][0-9]*_(?:{'|'.join(CONDITIONS)})_(?:{'|'.join(LEVELS)})"
 
 def _one_spelling(names, where):
     "Names of rows, each in the snake-case spelling; `InputError` if one is no row's name."
-    names = names.astype(str).astype(object)
+    names = names.fillna('').astype(str).astype(object)
     for i in np.flatnonzero(~names.str.fullmatch(_ROW_ID)):
         try: names.iloc[i] = row_id(*parse_row_id(names.iloc[i]))
         except InputError as e: _refuse([True], [names.iloc[i]], 'no <study_id>_<condition>_<level>', where, f"mend its row_id ({e})")
@@ -115,7 +115,7 @@ def check_truth(
     refuse = partial(_refuse, names=row_ids(truth), where=where)
     numbers = [c for c in truth if c not in ('condition','level')]
     truth[numbers] = truth[numbers].apply(pd.to_numeric, errors='coerce')
-    refuse(truth.study_id.isna() | ~truth.condition.isin(CONDITIONS) | ~truth.level.isin(LEVELS), what='an unknown place', todo="mend its study, condition or level")
+    refuse(truth.study_id.isna() | (truth.study_id%1!=0) | ~truth.condition.isin(CONDITIONS) | ~truth.level.isin(LEVELS), what='an unknown place', todo="mend its study, condition or level")
     refuse(truth.duplicated([*PLACE_COLUMNS]), what='a repeated place', todo="keep one")
     for columns in map(list, triples):
         p = truth[columns].to_numpy(float)

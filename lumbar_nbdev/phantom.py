@@ -14,8 +14,7 @@ __all__ = ['BODIES', 'LOWEST', 'DISCS', 'BODY_SIZES', 'DISC_HEIGHT', 'BEND', 'PF
            'spider_pair', 'write_spider', 'write_cohort', 'phantom_cohort', 'slice_statistics', 'picture_statistics']
 
 # %% ../nbs/03_phantom.ipynb #c0003
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass,field,fields,replace
+from dataclasses import dataclass,replace
 from functools import cached_property,partial,reduce
 from pathlib import Path
 import numpy as np
@@ -25,6 +24,7 @@ from filelock import FileLock
 from scipy import fft,ndimage
 from scipy.ndimage import gaussian_filter,gaussian_filter1d,map_coordinates
 from scipy.spatial import cKDTree
+from .cohort import spread
 from .core import *
 from .prevalence import *
 from .volume import Volume,make_affine,write_image
@@ -1096,9 +1096,7 @@ def write_cohort(
     with atomic_path(out) as tmp:
         for sub in ('rsna/train_images','spider/images','spider/masks'): (tmp/sub).mkdir(parents=True)
         work = partial(_write_study, str(tmp), seed, randomised)
-        if workers==1: done = [work(i) for i in progress(range(studies), 'writing phantoms')]
-        else:
-            with ProcessPoolExecutor(min(workers, studies)) as pool: done = list(progress(pool.map(work, range(studies)), 'writing phantoms', studies))
+        done = list(spread(work, range(studies), workers, 'writing phantoms'))
         _write_tables(tmp, *zip(*done))
     return out
 
@@ -1134,7 +1132,7 @@ def slice_statistics(
     image:np.ndarray, # (rows, columns), any units
     mask:np.ndarray, # SPIDER's values, same shape
     spacing # Row and column step, mm
-)->dict: # Named numbers; grey values as shares of the range from the 1st to the 99th percentile, sizes in mm; NaN where there is nothing to measure
+)->dict: # Named numbers; grey values as shares of the range from the 1st to the 99th percentile, sizes in mm; NaN where there is nothing to measure, and empty without a vertebra or a disc
     "What a sagittal slice with its mask is like."
     low,high = np.percentile(image, (1,99)); grey = (image-low)/max(high-low,1e-6)
     inner = lambda m,n: ndimage.binary_erosion(m, iterations=n)

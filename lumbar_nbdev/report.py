@@ -255,7 +255,8 @@ def level_html(
     return f'<style>{_PARTS}</style>'+_ENVIRONMENT.from_string(_LEVEL).render(panels=level_panels(result, mask_parts(result.mask), graded_places(result), level))
 
 def study_html(
-    result # A `StudyResult`
+    result, # A `StudyResult`
+    remarks:list=() # What is to be said of the models
 )->str: # A page that stands alone
     "The page of one study."
     parts,marks,strips = mask_parts(result.mask), graded_places(result), attention_strips(result)
@@ -264,17 +265,18 @@ def study_html(
     measures = [dict(level=level_title(m.level), height=say(m.disc_height_mm), depth=say(m.disc_depth_mm), canal=say(m.canal_mm), recess=say(m.right_recess_mm, m.left_recess_mm),
                      fat=say(m.right_fat_mm, m.left_fat_mm), cut=m.cut) for m in study_measures(result).itertuples()]
     words = levels_in_words(result.mask).splitlines() if result.mask is not None else []
-    return _STUDY.render(style=_STYLE+_PARTS, notice=_NOTICE, id=result.study_id, notes=result.notes, words=words, cells=grade_cells(result), levels=levels, measures=measures, ruled=result.rows.mm.notna().any(), errors=ERRORS, side=SEEN)
+    return _STUDY.render(style=_STYLE+_PARTS, notice=_NOTICE, id=result.study_id, notes=[*remarks,*result.notes], words=words, cells=grade_cells(result), levels=levels, measures=measures, ruled=result.rows.mm.notna().any(), errors=ERRORS, side=SEEN)
 
 # %% ../nbs/31_report.ipynb #c054
 def report_study(
     result, # A `StudyResult`
-    folder # The report's folder; the page goes to `studies/`
+    folder, # The report's folder; the page goes to `studies/`
+    remarks:list=() # What is to be said of the models
 )->dict: # What the table says of the study; JSON can hold it
     "Write the page of one study."
     path = Path(folder)/'studies'/f'{result.study_id}.html'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(study_html(result), encoding='utf-8')
+    path.write_text(study_html(result, remarks), encoding='utf-8')
     seen = result.rows[result.rows.source=='grader']
     grades = called(seen)
     return dict(id=int(result.study_id), worst=int(grades.max()) if len(seen) else -1, severe=int((grades==2).sum()), moderate=int((grades==1).sum()), graded=len(seen), notes=list(result.notes), cells=[[[c['grade'],c['prior'],c['tip']] for c in row] for _,row in grade_cells(result)])

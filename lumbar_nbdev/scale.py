@@ -48,7 +48,7 @@ def one_thread():
 def grade_study(
     predictor, # A `Predictor`
     cohort, # A `Cohort`
-    folder, # What is done is kept here: <study>.json and img/<study>.png
+    folder, # What is done is kept here: <study>.json and studies/<study>.html
     study:int # One of the cohort's studies
 )->Path: # The JSON file
     "Grade and draw one study, unless that is done and its files are as they were."
@@ -56,7 +56,7 @@ def grade_study(
     files = files_stamp([cohort.series_path(study, s) for s in series])
     if kept.exists() and json.loads(kept.read_text())['files']==files: return kept
     with one_thread(): result = predictor(cohort, study)
-    done = dict(files=files, page=report_study(result, folder), rows=submission_table([result]).to_dict('list'))
+    done = dict(files=files, page=report_study(result, folder, predictor.remarks), rows=submission_table([result]).to_dict('list'))
     with atomic_path(kept) as tmp: tmp.write_text(json.dumps(done))
     return kept
 
@@ -81,17 +81,20 @@ def grade_studies(
     if workers<2: return [grade_study(predictor, cohort, folder, s) for s in progress(studies, 'grading')]
     context = get_context('forkserver'); context.set_forkserver_preload(['lumbar_nbdev.scale'])
     with ProcessPoolExecutor(workers, context, _begin, (run,models)) as pool:
-        jobs = [pool.submit(_grade, cohort, folder, s) for s in studies]
-        try: return [j.result() for j in progress(jobs, 'grading')]
-        except BrokenProcessPool:
+        try:
+            jobs = [pool.submit(_grade, cohort, folder, s) for s in studies]
+            return [j.result() for j in progress(jobs, 'grading')]
+        except BaseException as e:
+            pool.shutdown(wait=False, cancel_futures=True) # what has not begun is not waited for
+            if not isinstance(e, BrokenProcessPool): raise
             done = len(list(Path(folder).glob('*.json')))
-            raise LumbarError("a worker process was killed, perhaps for want of memory", folder, f"run the same command again: {done} of {len(jobs)} studies are kept")
+            raise LumbarError("a worker process was killed, perhaps for want of memory", folder, f"run the same command again: {done} of {len(studies)} studies are kept")
 
 # %% ../nbs/32_scale.ipynb #c0011
 def _fingerprint(cohort, predictor, run):
     "What the kept studies of a run depend on."
-    models = [predictor.segmenter.card['weights'], predictor.finder.card['weights'], predictor.grader.card['weights'], predictor.grader.card['calibration']]
-    code = code_version(*(getattr(lumbar_nbdev, m) for m in ('baseline','core','crops','keypoints','landmarks','levels','metric','report','segmenter','severity','submission','unet','volume')))
+    models = [predictor.segmenter.card['weights'], predictor.finder.card['weights'], predictor.grader.card['weights'], predictor.grader.card['calibration'], predictor.ruler]
+    code = code_version(*(getattr(lumbar_nbdev, m) for m in ('baseline','cohort','core','crops','keypoints','landmarks','levels','metric','report','segmenter','severity','sizes','submission','unet','volume')))
     return hashlib.sha256(repr((models, str(Path(cohort.path).resolve()), run.device, code)).encode()).hexdigest()[:12]
 
 def predict_folder(

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from scipy import ndimage
 from torch import nn
 from .core import *
-from .unet import Unet,create_encoder,dice,load_weights,read_card,save_model
+from .unet import Unet,create_encoder,load_weights,read_card,save_model
 from .volume import Volume,normalise
 
 # %% ../nbs/11a_segmenter.ipynb #c0010

@@ -257,6 +257,12 @@ def fit_calibration(
     return out
 
 # %% ../nbs/24_severity.ipynb #g0041
+def _calibration(card):
+    "A card's calibration as (3, 3) numbers, or None."
+    try: c = np.asarray(card.get('calibration'), float)
+    except (TypeError, ValueError): return None
+    return c if c.shape==(3,3) and np.isfinite(c).all() else None
+
 class SavedGrader:
     "A trained grader, ready to grade crops."
     def __init__(self,
@@ -265,7 +271,7 @@ class SavedGrader:
     ):
         path = Path(folder)/'grader'
         self.card,self.device = read_card(path, 'grader'), device
-        if not isinstance(self.card.get('encoder'), str) or np.shape(self.card.get('calibration'))!=(3,3) or self.card.get('slices')!=[SLICES,SIDE,SEEN]: raise ModelError("a grader's card without encoder or calibration, or for other crops than ours", f'{path}.json', "train or copy the model again")
+        if not isinstance(self.card.get('encoder'), str) or _calibration(self.card) is None or self.card.get('slices')!=[SLICES,SIDE,SEEN]: raise ModelError("a grader's card without encoder or calibration, or for other crops than ours", f'{path}.json', "train or copy the model again")
         self.net = load_weights(Grader(self.card['encoder'], pretrained=False), path, self.card).to(device).eval()
 
     @property
@@ -343,11 +349,14 @@ def train_grader(
     cohort, # A `Cohort` with labels and coordinates
     out, # Folder for grader.safetensors and grader.json, and oof_submission.csv if there are folds
     run:Settings # Run settings
-)->dict: # The model's card
+)->dict: # The model's card; `InputError` with too few studies or labels
     "Train the grader on a cohort, hold some studies out, and save it."
     out,studies = Path(out), cohort.studies[:run.studies] if run.studies else cohort.studies
     ids = cohort.keep(studies).split_studies(run.holdout, run.seed)
     train,held_out = (cohort_crops(cohort.keep(i), run.workers) for i in ids)
+    labels = cohort.labels[cohort.labels.study_id.isin(held_out.places.study_id)]
+    if lacking := [g for g in GROUPS if g not in set(labels.condition.map(condition_group))]: raise InputError(f"no held-out study has a label in the group {lacking[0]!r}", cohort.path, "give more studies, or labels of all three groups")
+    if (n := train.places.study_id.nunique())<run.grader_folds: raise InputError(f"{n} studies cannot be cut into {run.grader_folds} folds", cohort.path, "give more studies, or set grader_folds lower")
     priors = pooled_sides(prior_table(cohort.labels[cohort.labels.study_id.isin(ids[0])]))
     table,number,calibration = priors.loc[PLACES].to_numpy(), place_numbers(train.places), AS_IT_IS
     if run.grader_folds>1:
@@ -356,7 +365,7 @@ def train_grader(
         if not rank(): write_submission(place_submission(train.places, calibrated(logits, number, calibration), priors), out/'oof_submission.csv')
     net = teach_grader(train, held_out, table, run, out)
     answers = calibrated(grader_logits(net, CropSet(held_out), run.device)[0], place_numbers(held_out.places), calibration)
-    loss = score(place_submission(held_out.places, answers, priors), cohort.labels[cohort.labels.study_id.isin(held_out.places.study_id)]).total
+    loss = score(place_submission(held_out.places, answers, priors), labels).total
     card = grader_card(run, calibration, trained_on=f'{len(ids[0])} studies of {Path(cohort.path).name}, {len(train)} places', held_out=[int(s) for s in ids[1]], score=round(loss,4))
     if not rank(): save_model(net, out/'grader', card)
     for f in (out, *(out/f'fold{k}' for k in range(run.grader_folds))): forget(f) # only now: a run that was killed keeps all its trainings

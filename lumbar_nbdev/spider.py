@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'GRADINGS', 'ZENODO', 'ARCHIVES', 'TABLES', 'level_name', 'm
            'check_spider', 'Resume', 'unpack', 'fetch_spider']
 
 # %% ../nbs/10_spider.ipynb #c0003
-import hashlib,os,re,shutil,stat,warnings,zipfile,zlib
+import hashlib,os,re,shutil,stat,zipfile,zlib
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -59,7 +59,7 @@ def show_mask(
     ax = image.show(k, ax)
     labels = mask.data[k].astype(int)
     colours = np.zeros((*labels.shape,4))
-    for inside,rgb in (((labels>0) & (labels<CANAL), (.95,.75,.3)), (labels==CANAL, (.3,.75,1)), (labels>200, (.95,.35,.45))):
+    for inside,rgb in (((labels>0) & (labels<=200) & (labels!=CANAL), (.95,.75,.3)), (labels==CANAL, (.3,.75,1)), (labels>200, (.95,.35,.45))):
         shade = np.where(labels%2, 1, .75)[inside,None]
         colours[inside] = np.c_[shade*rgb, np.full(inside.sum(), alpha)]
     ax.imshow(colours, interpolation='nearest', aspect=image.spacing[1]/image.spacing[2])

@@ -99,9 +99,11 @@ def __call__(self:Predictor,
     before = len(cohort.problems)
     try:
         result.volumes = cohort.volumes(study_id)
-        result.notes += [p for v in result.volumes for p in v.meta.get('problems',[]) if not any(q.endswith(p) for q in cohort.problems[before:])]
+        told = [p for p in cohort.problems if p.startswith(f'study {study_id},')] # also what was told when the study was read before
+        result.notes += told+[p for v in result.volumes for p in v.meta.get('problems',[]) if not any(q.endswith(p) for q in told)]
         self.grade(result)
     except Exception as e:
+        result.rows,result.crops,result.weights = self.prior_rows(study_id), None, None
         result.notes.append(f"{e}" if isinstance(e, LumbarError) else f"a fault of ours ({type(e).__name__}: {e}): priors instead")
         log.warning('study %s: %s', study_id, result.notes[-1])
     result.notes = list(dict.fromkeys([*cohort.problems[before:], *result.notes]))
@@ -187,11 +189,12 @@ def _package_files(dist):
 def write_wheel(
     dist, # An installed `importlib.metadata.Distribution`
     folder # Folder for the wheel
-)->Path: # The wheel
+)->Path: # The wheel; `InputError` if the package did not come in one
     "Put an installed package back into its box."
     files,records = _package_files(dist), []
-    about = next(n for n,_ in files if n.endswith('.dist-info/WHEEL')).split('/')[0]
-    tags = [t for line in dist.read_text('WHEEL').splitlines() if line.startswith('Tag: ') for t in [line[5:].strip()]]
+    about = next((n for n,_ in files if n.endswith('.dist-info/WHEEL')), '').split('/')[0]
+    if not about: raise InputError("a package was not installed from a wheel and cannot be packed", dist.name, "install it anew with pip")
+    tags = [line[5:].strip() for line in dist.read_text('WHEEL').splitlines() if line.startswith('Tag: ')]
     parts = zip(*(t.split('-') for t in tags))
     path = Path(folder)/f"{about.removesuffix('.dist-info')}-{'-'.join('.'.join(dict.fromkeys(p)) for p in parts)}.whl"
     with ZipFile(path, 'w', ZIP_DEFLATED) as box:

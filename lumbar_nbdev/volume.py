@@ -130,6 +130,7 @@ def slab(self:Volume,
     step:int=1 # Take every how manieth
 )->Volume: # The same rows and columns; meta's `instances` are those of the slices
     "Some slices of a volume, in their place."
+    first,stop,step = slice(first,stop,step).indices(len(self.data))
     some,affine,meta = slice(first,stop,step), self.affine.copy(), dict(self.meta)
     affine[:3,3] = self.to_world([first,0,0]); affine[:3,0] *= step
     if 'instances' in meta: meta['instances'] = meta['instances'][some]
@@ -207,11 +208,14 @@ def normalise(
     high:float=99 # Percentile that becomes 1
 )->np.ndarray: # float32, 0..1; zeros where the input is constant or not a number
     "Intensities scaled to 0..1 by their percentiles, padding left out."
-    x = np.nan_to_num(np.asarray(data, np.float32), nan=0, posinf=0, neginf=0)
+    raw = np.asarray(data, np.float32)
+    x = np.nan_to_num(raw, nan=0, posinf=0, neginf=0)
     inside = x[x>x.min()] if x.size else x
     if not inside.size: return np.zeros_like(x)
     a,b = np.percentile(inside, (low,high)).astype(np.float32)
-    return np.clip((x-a)/(b-a), 0, 1) if b>a else (x>=b).astype(np.float32)
+    x = np.clip((x-a)/(b-a), 0, 1) if b>a else (x>=b).astype(np.float32)
+    x[~np.isfinite(raw)] = 0
+    return x
 
 # %% ../nbs/01_volume.ipynb #c0120
 _WANTED = {tag: (name,kind.encode()) for tag,name,kind in (
@@ -505,7 +509,7 @@ def _true_values(data, run):
 # %% ../nbs/01_volume.ipynb #c0077
 def _stack(run, places, normal, notes):
     "One volume from slices and the numbers of steps they lie from the first."
-    first,last,n = run[0],run[-1],int(places[-1])+1
+    first,n = run[0],int(places[-1])+1
     at = np.array([s.position for s in run])
     step = (at[-1]-at[0])/(n-1) if n>1 else normal*first.thickness
     data = _true_values(_filled(run), run)
@@ -534,9 +538,11 @@ def _files(path):
     "The files that a path means: a folder's own, one file, or a list of files."
     if isinstance(path, (list,tuple)): return [Path(p) for p in path]
     path = Path(path)
-    if not path.exists(): raise InputError("no such file or folder", path, "check the path")
-    if path.is_file(): return [path]
-    with os.scandir(path) as entries: names = sorted(e.name for e in entries if not e.name.startswith('.') and e.is_file())
+    try:
+        if not path.exists(): raise InputError("no such file or folder", path, "check the path")
+        if path.is_file(): return [path]
+        with os.scandir(path) as entries: names = sorted(e.name for e in entries if not e.name.startswith('.') and e.is_file())
+    except OSError as e: raise InputError(f"the folder {_FOR_NOW} ({e.strerror})", path, "check its permissions") from e
     if not names: raise InputError("the folder holds no files", path, "give the folder of one DICOM series")
     return [path/n for n in names]
 
@@ -574,7 +580,8 @@ def read_dicom(
             except Exception as e:
                 problems.append(f"{f.name}: {_reason(e)}"); log.warning("skipped %s", problems[-1])
     if not slices:
-        raise InputError(f"no readable DICOM image ({problems[0] if problems else 'no files'})", path if not isinstance(path,(list,tuple)) else '', "give the folder of one series")
+        first = next((p for p in problems if _FOR_NOW in p), problems[0] if problems else 'no files') # `read_study` looks for what may pass
+        raise InputError(f"no readable DICOM image ({first})", path if not isinstance(path,(list,tuple)) else '', "give the folder of one series")
     volumes = _stacks(slices, problems)
     for v in volumes: v.meta.update(problems=list(problems), source=str(path))
     return volumes
@@ -586,7 +593,7 @@ def dicom_problem(
     "What is wrong with a DICOM file, judged without decoding it."
     path = Path(path)
     try:
-        try: return '' if _plain_slices(path) else ''
+        try: _plain_slices(path); return ''
         except _Unusual: pass
         with warnings.catch_warnings(), open(path, 'rb') as f:
             warnings.simplefilter('ignore')
@@ -682,7 +689,7 @@ def _read_meta(path):
     if h.get('CompressedData')=='True': raw = _unpacked(raw, need)
     if len(raw)!=need: raise ValueError(f"{len(raw)} bytes of voxels where the header promises {need}")
     steps = turn*spacing[:,None]
-    return np.frombuffer(raw, dtype).reshape(size[::-1]).astype(dtype.newbyteorder('='), copy=False), make_affine(origin, *steps[::-1])
+    return np.frombuffer(raw, dtype).reshape(size[::-1]).astype(dtype.newbyteorder('=')), make_affine(origin, *steps[::-1])
 
 # %% ../nbs/01_volume.ipynb #c0149
 def _check_nifti(path):
@@ -764,7 +771,7 @@ def write_image(
         named = tmp.with_name(tmp.name+suffix)
         try:
             sitk.WriteImage(image, str(named), True)
-            if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(named))), data): raise RuntimeError
+            if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(named))), data, equal_nan=data.dtype.kind=='f'): raise RuntimeError
             named.replace(tmp)
         except RuntimeError as e: raise InputError("cannot write the image", path, "is the disk full or the folder read-only?") from e
         finally: named.unlink(missing_ok=True)

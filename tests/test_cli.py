@@ -135,6 +135,13 @@ def test_bad_grade(tmp_path, capsys):
     table = pd.read_csv(root/'train.csv'); table.iloc[:,1] = 'Awful'; table.to_csv(root/'train.csv', index=False)
     refused(capsys, 'Awful', 'train', 'grader', '--rsna', root, '--out', tmp_path/'m')
 
+def test_a_seed_below_0(tmp_path, capsys): refused(capsys, 'seed', 'phantom', tmp_path/'p', '--seed', '-1')
+
+def test_a_folder_that_may_not_be_read(tmp_path, capsys, monkeypatch):
+    def no(*a, **k): raise PermissionError(13, 'Permission denied', str(tmp_path))
+    monkeypatch.setattr('lumbar_nbdev.phantom.write_cohort', no)
+    refused(capsys, 'not allowed', 'phantom', tmp_path/'p')
+
 def test_full_disk(cohort, tmp_path):
     "A file-size limit stands in for a full disk: the command must say so and leave nothing behind."
     code = "import errno,lumbar_nbdev.cli as c,pandas as pd\ndef full(*a,**k): raise OSError(errno.ENOSPC,'No space left on device')\npd.DataFrame.to_csv=full\nimport sys;sys.exit(c.main(sys.argv[1:]))"

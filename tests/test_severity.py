@@ -261,11 +261,35 @@ def test_changed_files_are_graded_anew(folder, tmp_path, predictor):
     next((root/'train_images'/str(study)).rglob('*.dcm')).unlink()
     assert scale.grade_study(predictor, Cohort(root), tmp_path/'done', study).stat().st_mtime_ns>first
 
-@pytest.mark.parametrize('change', (dict(kind='segmenter'), dict(calibration=[1,2]), dict(slices=[1,2,3]), dict(encoder=3), dict(weights='no')))
+@pytest.mark.parametrize('change', (dict(kind='segmenter'), dict(calibration=[1,2]), dict(calibration=[[0,0,0],[0,0]]), dict(calibration=[['a']*3]*3), dict(slices=[1,2,3]), dict(encoder=3), dict(weights='no')))
 def test_foreign_card(tmp_path, change):
     for s in ('json','safetensors'): shutil.copy(Path(severity.PACKAGED)/f'grader.{s}', tmp_path)
     card = json.loads((tmp_path/'grader.json').read_text()); (tmp_path/'grader.json').write_text(json.dumps(card|change))
     with pytest.raises(ModelError): SavedGrader(tmp_path)
+
+def test_a_grader_that_fails_costs_its_study_only(cohort, folder, tmp_path, monkeypatch):
+    predictor = Predictor(settings('quick'))
+    monkeypatch.setattr(SavedGrader, '__call__', lambda self, crops: 1/0)
+    kept = json.loads(scale.grade_study(predictor, cohort, tmp_path, cohort.studies[0]).read_text())
+    assert kept['page']['graded']==0 and any('a fault of ours' in n for n in kept['page']['notes'])
+
+def test_too_little_to_train_a_grader_is_said_before_the_training(cohort, tmp_path):
+    run = replace(settings('quick'), holdout=.5, grader_folds=4)
+    with pytest.raises(InputError, match='1 studies cannot be cut into 4 folds'): severity.train_grader(cohort, tmp_path/'a', run)
+    only = Cohort(cohort.path); only.labels = only.labels[only.labels.condition=='spinal_canal_stenosis']; only.coordinates = only.coordinates[only.coordinates.condition=='spinal_canal_stenosis']
+    with pytest.raises(InputError, match="group 'foraminal'"): severity.train_grader(only, tmp_path/'b', replace(run, grader_folds=1))
+
+def test_labels_that_the_score_refuses_are_refused_everywhere():
+    sub,labels = prior_submission([1,2]), sample_rows([1,2])[['study_id','condition','level']].assign(severity=0.)
+    assert len(answered(sub, labels.astype(dict(study_id=float))))==50
+    with pytest.raises(InputError, match='severity'): answered(sub, labels.assign(severity=np.nan))
+    with pytest.raises(InputError, match='repeated'): answered(sub, pd.concat([labels,labels]))
+    with pytest.raises(InputError, match="group 'foraminal'"): study_costs(sub, labels[labels.condition=='spinal_canal_stenosis'])
+    with pytest.raises(InputError): grade_table(answered(sub, labels)[:0])
+    assert len(grade_table(answered(sub, labels), 'group'))==3
+    some = labels[(labels.study_id==1)|(labels.condition!='spinal_canal_stenosis')]
+    draws = bootstrap_scores(study_costs(sub, some), 200)
+    assert np.ptp(draws)<.5*score(sub, some).total # a draw without study 1 does not get its canals for nothing
 
 def test_evaluation_of_odd_cohorts():
     rows = sample_rows([1,2])

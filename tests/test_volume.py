@@ -370,6 +370,21 @@ def test_two_echoes_become_two_volumes_and_copies_are_dropped(tmp_path):
     v, = read_dicom(tmp_path/'c')
     assert np.array_equal(v.data, first.data) and v.meta['problems']==['5 of 10 files are copies of others and were dropped']
 
+def test_what_cannot_be_opened_now_is_not_kept_as_unreadable(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match='cannot be opened at present'): read_dicom('/dev/null')
+    (tmp_path/'s').mkdir(); (tmp_path/'s/0.txt').write_text('no picture'); (tmp_path/'s/1.dcm').write_bytes(b'x'*200)
+    real = module._slices
+    def busy(f):
+        if f.name=='1.dcm': raise OSError(5, 'Input/output error')
+        return real(f)
+    monkeypatch.setattr(module, '_slices', busy)
+    assert isinstance(read_study([tmp_path/'s'], tmp_path/'cache')[0], InputError) and not list((tmp_path/'cache').glob('*.safetensors'))
+
+def test_floats_with_nan_are_written_and_read_arrays_can_be_written_to(tmp_path):
+    data = np.arange(24, dtype=np.float32).reshape(2,3,4); data[0,0,0] = np.nan
+    back = read_image(write_image(Volume(data, np.eye(4), {}), tmp_path/'v.mha'))
+    assert np.isnan(back.data).sum()==1 and np.array_equal(np.sort(back.data, axis=None)[:-1], np.arange(1,24)) and back.data.flags.writeable
+
 def test_enhanced_frames_in_any_order_and_direction(tmp_path):
     ds = enhanced(6); groups = ds.PerFrameFunctionalGroupsSequence
     ds.PerFrameFunctionalGroupsSequence = [groups[i] for i in (3,0,4,1,5,2)]
