@@ -46,7 +46,9 @@ def coordinate_rows(
         point = np.array([p.wx,p.wy,p.wz], float)
         v = best_volume(volumes, GROUP_SERIES[condition_group(p.condition)], point)
         if v is None: continue
-        k = v.nearest_slice(point)[0]; _,row,column = v.to_voxel(point)
+        at,row,column = v.to_voxel(point)
+        real = np.flatnonzero(np.array(v.meta['instances'])>=0) # a gap in a stack has no file to point to
+        k = real[np.abs(real-at).argmin()]
         rows.append((v.meta['study_id'], v.meta['series_id'], v.meta['instances'][k], condition_title(p.condition), level_title(p.level), round(column,2), round(row,2)))
     return pd.DataFrame(rows, columns=list(COORDINATE_COLUMNS))
 
@@ -59,7 +61,7 @@ class ReadingDesk(Viewer):
         predictor=None, # A `Predictor`; default: the one of the settings, loaded when it is first needed
         save_to='corrected_coordinates.csv' # Where the coordinates go
     ):
-        self.predictor,self.results,self.found,self.editions,self.work = predictor, {}, {}, {}, None
+        self.predictor,self.results,self.found,self.editions,self.touched,self.work = predictor, {}, {}, {}, set(), None
         button = self._button
         self.folder = widgets.Text(str(cohort.path), description='folder', continuous_update=False, layout=dict(flex='1 1 260px'))
         self.buttons = [button('open', "Open another folder", self.open_folder), button('grade this study', "Find the places and grade them", lambda: self.start([self.study.value])),
@@ -97,7 +99,7 @@ def grade(self:ReadingDesk,
         self.said.value = f'study {s}: {i+1} of {len(studies)}'
         result = self.predictor(cohort, s)
         if cohort is not self.cohort: return # another folder was opened meanwhile
-        self.results[s],self.found[s] = result, (result.mask,0)
+        self.results[s],self.found[s] = result, (result.mask,0); self.touched.discard(s)
         self.editions[s],self.bar.value = self.editions.get(s, 0)+1, i+1
         if s==self.study.value: self.open_study()
     self.said.value = f'{len(studies)} graded. '+escape('; '.join(self.predictor.remarks))
@@ -108,6 +110,7 @@ def start(self:ReadingDesk,
 ):
     "Grade studies in a thread; one at a time."
     if self.work is not None and self.work.is_alive(): self.said.value = 'still grading'; return
+    if not studies: self.said.value = 'all are graded'; return
     self.work = Thread(target=self._safely, args=(lambda: self.grade(list(studies)),), daemon=True)
     self.work.start()
 
@@ -172,7 +175,7 @@ def move_place(self:ReadingDesk,
     r,(c,l) = self.result, self.chosen
     others = r.places[(r.places.condition!=c)|(r.places.level!=l)]
     r.places = pd.concat([others, pd.DataFrame([dict(condition=c, level=l, wx=point[0], wy=point[1], wz=point[2], confidence=1.)])], ignore_index=True)
-    self.predictor.read(r); self.open_study()
+    self.touched.add(self.study.value); self.predictor.read(r); self.open_study()
     self.said.value = f'{condition_title(c)}, {level_title(l)} moved'
 
 # %% ../nbs/31a_app.ipynb #c029
@@ -187,7 +190,7 @@ def rename(self:ReadingDesk,
     self.found[self.study.value] = first,shift+step
     r.mask = shift_names(first, shift+step) # from the mask as it was found: what fell off the end comes back
     r.places = self.predictor.finder(r.volumes, find_places(r.mask))
-    self.editions[self.study.value] += 1
+    self.editions[self.study.value] += 1; self.touched.add(self.study.value)
     self.predictor.read(r); self.open_study()
     self.said.value = f"all levels named one {'up' if step>0 else 'down'}"
 
@@ -204,13 +207,13 @@ def open_folder(self:ReadingDesk):
 def save(self:ReadingDesk,
     path # A CSV file
 ):
-    "Write the places of all graded studies in the competition's columns; what the file says of other studies stays. `InputError` if none is graded, or the file is another one."
+    "Write the places of all graded studies in the competition's columns; what the file says of studies that were not corrected since the desk was opened stays. `InputError` if none is graded, or the file is another one."
     if not self.results: raise InputError("nothing to save", todo="grade a study first")
-    rows = [coordinate_rows(r.volumes, r.places) for r in self.results.values()]
-    if Path(path).exists():
-        old = read_coordinates(path)
-        old = old[~old.study_id.isin(list(self.results))] # of other days and folders
-        rows.insert(0, old.assign(condition=old.condition.map(condition_title), level=old.level.map(level_title)))
+    results = dict(self.results) # a thread may be adding to it
+    old = read_coordinates(path) if Path(path).exists() else pd.DataFrame(columns=list(COORDINATE_COLUMNS))
+    mine = [s for s in results if s in self.touched or s not in set(old.study_id)]
+    old = old[~old.study_id.isin(mine)]
+    rows = [old.assign(condition=old.condition.map(condition_title), level=old.level.map(level_title)), *(coordinate_rows(results[s].volumes, results[s].places) for s in mine)]
     with atomic_path(path) as tmp: pd.concat([r for r in rows if len(r)] or rows).to_csv(tmp, index=False)
     self.said.value = f'saved: {escape(str(path))}'
 

@@ -61,8 +61,9 @@ def train(a):
         from lumbar_nbdev.cohort import Cohort
         from lumbar_nbdev.keypoints import train_finder
         from lumbar_nbdev.segmentation import forget
-        from lumbar_nbdev.severity import train_grader
+        from lumbar_nbdev.severity import check_trainable,train_grader
         cohort = Cohort(a.rsna, 'train')
+        check_trainable(cohort, run)
         finder,card = train_finder(cohort, out, run), train_grader(cohort, out, run)
         forget(out/'finder')
         if rank(): return
@@ -127,12 +128,13 @@ def demo(a):
     from lumbar_nbdev.keypoints import train_finder
     from lumbar_nbdev.scale import check_device,predict_folder
     from lumbar_nbdev.segmentation import forget,train_segmenter
-    from lumbar_nbdev.severity import train_grader
+    from lumbar_nbdev.severity import check_trainable,train_grader
     run,out = check_device(settings(a.profile)), Path(a.out)
     cohort = Cohort(a.rsna, 'train') if a.rsna else None
     phantoms = out/'phantom'
     if not phantoms.exists(): phantom(argparse.Namespace(out=phantoms, studies=run.studies or 64, seed=run.seed, randomised=False))
     cohort = cohort or Cohort(phantoms/'rsna', 'train')
+    check_trainable(cohort, run)
     print("\nTraining the segmenter"); train_segmenter(phantoms/'spider', out/'models', run)
     if a.rsna: print("\nTraining the finder"); train_finder(cohort, out/'models', run); forget(out/'models/finder')
     print("\nTraining the grader"); card = train_grader(cohort, out/'models', run)
@@ -200,6 +202,7 @@ def main(
 )->int: # Exit status: 0, or 2 for a user's mistake
     "The `lumbar` command."
     logging.basicConfig(format='lumbar: %(message)s', level=logging.WARNING)
+    profile = os.environ.get('LUMBAR_PROFILE')
     gc.set_threshold(200_000, 20, 20) # a second less for the imports of torch and timm, which make many objects and no garbage
     try:
         a = parser().parse_args(words)
@@ -220,6 +223,9 @@ def main(
         elif isinstance(e, PermissionError): problem = InputError("not allowed to read or write here", e.filename or '', "change its permissions or name another")
         else: raise
     except KeyboardInterrupt: problem = "interrupted; nothing half-written was kept"
+    finally:
+        os.environ.pop('LUMBAR_PROFILE', None)
+        if profile is not None: os.environ['LUMBAR_PROFILE'] = profile
     print(f'lumbar: {problem}', file=sys.stderr)
     return 2
 

@@ -137,13 +137,13 @@ def _read_series_table(path, problems):
 
 def read_coordinates(
     path, # A table like the competition's train_label_coordinates.csv
-    problems:list=() # A list that takes a sentence on rows given twice
+    problems:list=None # A list that takes a sentence on rows given twice
 )->pd.DataFrame: # `COORDINATE_COLUMNS`, conditions and levels as in `PLACES`; `InputError` on a missing column or an unknown value
     "The points of a cohort."
     table = _table(path, COORDINATE_COLUMNS)[list(COORDINATE_COLUMNS)]
     rules = dict(study_id=_whole, series_id=_whole, instance_number=_whole, condition=condition_key, level=level_key, x=_number, y=_number)
     for c,rule in rules.items(): table[c] = _parsed(table, c, rule, path)
-    table = _once(table, path, problems)
+    table = _once(table, Path(path), [] if problems is None else problems)
     return table.astype(dict(study_id=np.int64, series_id=np.int64, instance_number=np.int64, x=float, y=float)).reset_index(drop=True)
 
 # %% ../nbs/02_cohort.ipynb #c0031

@@ -13,7 +13,7 @@ __all__ = ['CONDITIONS', 'LEVELS', 'SEVERITIES', 'GRADE_COLOURS', 'SUBMISSION_CO
 
 # %% ../nbs/00_core.ipynb #c0003
 import configparser,errno,hashlib,inspect,logging,os,shutil
-from contextlib import contextmanager
+from contextlib import contextmanager,suppress
 from dataclasses import dataclass,fields
 from pathlib import Path
 
@@ -197,21 +197,22 @@ def atomic_path(
     "A temporary name beside `path`, renamed to it when the block succeeds and removed when it does not."
     path = Path(path)
     tmp = path.with_name(f'.{path.name}.tmp-{os.getpid()}-{os.urandom(3).hex()}')
-    old = tmp.with_name(f'{tmp.name}-old')
+    old = path.with_name(f'.{os.urandom(6).hex()}.old')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
-        if tmp.is_dir() and path.is_dir(): os.replace(path, old)
+        if tmp.is_dir() and path.is_dir():
+            with suppress(FileNotFoundError): os.replace(path, old)
         os.replace(tmp, path)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT): raise InputError("the disk is full", path, "free some space and run again") from e
-        if e.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EPERM): raise InputError(f"cannot write ({e.strerror})", path, "choose another folder") from e
+        if e.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.EPERM): raise InputError(f"cannot write ({e.strerror})", path, "choose another folder") from e
         raise
     finally:
-        if old.exists() and not path.exists(): os.replace(old, path)
+        if os.path.lexists(old) and not os.path.lexists(path): os.replace(old, path)
         for p in (tmp,old):
             if p.is_dir() and not p.is_symlink(): shutil.rmtree(p, ignore_errors=True)
-            else: p.unlink(missing_ok=True)
+            elif os.path.lexists(p): p.unlink()
 
 # %% ../nbs/00_core.ipynb #c0049
 def safe_join(

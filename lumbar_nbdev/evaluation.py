@@ -22,7 +22,7 @@ def answered(
 )->pd.DataFrame: # The labels with `group` and the chance of each grade: normal_mild, moderate, severe, which sum to 1
     "Every label beside the chances that were submitted for it."
     certain_truth(labels) # refuses what `score` refuses
-    labels = labels.astype(dict(study_id='int64', severity=int))
+    labels = labels.assign(**{c: pd.to_numeric(labels[c]).astype('int64') for c in ('study_id','severity')})
     sent,names = check_submission(submission), row_ids(labels)
     absent = ~names.isin(sent.index)
     if absent.any(): raise InputError(f"nothing submitted for {names[absent.argmax()]!r}", 'the submission', "give all 25 rows of every study")

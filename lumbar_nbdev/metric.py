@@ -51,7 +51,7 @@ _ROW_ID = f"[1-9][0-9]*_(?:{'|'.join(CONDITIONS)})_(?:{'|'.join(LEVELS)})"
 
 def _one_spelling(names, where):
     "Names of rows, each in the snake-case spelling; `InputError` if one is no row's name."
-    names = names.fillna('').astype(str).astype(object)
+    names = names.astype(object).where(names.notna(), '').astype(str).astype(object)
     for i in np.flatnonzero(~names.str.fullmatch(_ROW_ID)):
         try: names.iloc[i] = row_id(*parse_row_id(names.iloc[i]))
         except InputError as e: _refuse([True], [names.iloc[i]], 'no <study_id>_<condition>_<level>', where, f"mend its row_id ({e})")

@@ -85,7 +85,7 @@ def grade_studies(
             jobs = [pool.submit(_grade, cohort, folder, s) for s in studies]
             return [j.result() for j in progress(jobs, 'grading')]
         except BaseException as e:
-            pool.shutdown(wait=False, cancel_futures=True) # what has not begun is not waited for
+            pool.shutdown(cancel_futures=True) # what has not begun is not waited for
             if not isinstance(e, BrokenProcessPool): raise
             done = len(list(Path(folder).glob('*.json')))
             raise LumbarError("a worker process was killed, perhaps for want of memory", folder, f"run the same command again: {done} of {len(studies)} studies are kept")

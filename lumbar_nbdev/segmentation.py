@@ -428,6 +428,8 @@ def _beginning(run, folder):
     return new_network(run.encoder), 'photographs'
 
 
+def _known(scores): return {k: None if np.isnan(v) else v for k,v in scores.items()} # JSON knows no NaN
+
 def fit_segmenter(
     data:SpiderSet, # Series and masks to learn from
     stems:tuple, # (series to learn from, series to watch and to judge)
@@ -445,7 +447,7 @@ def fit_segmenter(
                 trained_on=f'{seen}; then {len(stems[0])} real series, {len(train)} slices, mixed with {run.segmenter_phantoms} phantom patients', profile=run.profile)
     segmenter = Segmenter(net, card, run.device)
     table = evaluate_segmenter(segmenter, data, stems[1])
-    card['dice'] = {k: None if np.isnan(v) else v for k,v in patients_mean(table).items()} # JSON knows no NaN
+    card['dice'] = _known(patients_mean(table))
     return segmenter,table
 
 # %% ../nbs/12_segmentation.ipynb #c0072
@@ -520,15 +522,15 @@ def make_weights(
     if not (work/'phantom.json').exists(): phantom_weights(work, replace(run, segmenter_epochs=passes))
     first = Segmenter.load(work, run.device, 'phantom')
     unseen = evaluate_segmenter(first, data, stems)
-    first.card['dice_on_real'] = patients_mean(unseen); print('phantoms only, on real slices:', first.card['dice_on_real'], flush=True)
-    kept = work/'cross_validated.csv'
+    first.card['dice_on_real'] = _known(patients_mean(unseen)); print('phantoms only, on real slices:', first.card['dice_on_real'], flush=True)
+    kept = work/f'cross_validated-{digest([], stems, str(data.path.resolve()))}.csv'
     if not kept.exists():
         table = cross_validate(data, run, work, work)
         with atomic_path(kept) as tmp: table.to_csv(tmp, index=False)
     judged = pd.read_csv(kept); print('cross-validated:', patients_mean(judged), flush=True)
     last,_ = fit_segmenter(data, (stems,stems), run, work/'last', work)
     last.card.pop('dice')
-    last.card |= dict(cross_validated=patients_mean(judged), patients=int(judged.patient.nunique()), command='make weights SPIDER=DIR', attribution=first.card['attribution']+'; SPIDER (van der Graaf et al. 2024, doi 10.5281/zenodo.10159290, CC BY 4.0)')
+    last.card |= dict(cross_validated=_known(patients_mean(judged)), patients=int(judged.patient.nunique()), command='make weights SPIDER=DIR', attribution=first.card['attribution']+'; SPIDER (van der Graaf et al. 2024, doi 10.5281/zenodo.10159290, CC BY 4.0)')
     for s,name in ((first,'phantom'),(last,'segmenter')): s.save(out, name, half=True)
-    forget(work/'last')
+    forget(work/'last'); kept.unlink()
     return last.card

@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from lumbar_nbdev.cli import main
-from lumbar_nbdev.core import CONDITIONS,LEVELS,SUBMISSION_COLUMNS
+from lumbar_nbdev.core import CONDITIONS,LEVELS,SUBMISSION_COLUMNS,InputError,atomic_path
 from lumbar_nbdev.phantom import phantom_cohort,write_cohort
 
 DATA = Path(__file__).resolve().parents[2]/'shared'/'data'
@@ -141,6 +141,15 @@ def test_a_folder_that_may_not_be_read(tmp_path, capsys, monkeypatch):
     def no(*a, **k): raise PermissionError(13, 'Permission denied', str(tmp_path))
     monkeypatch.setattr('lumbar_nbdev.phantom.write_cohort', no)
     refused(capsys, 'not allowed', 'phantom', tmp_path/'p')
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    (tmp_path/'file').touch(); there = lambda: ([p.name for p in (tmp_path/'d').iterdir()], sorted(p.name for p in tmp_path.iterdir()))
+    with pytest.raises(InputError), atomic_path(tmp_path/'file'/'x'/'y') as tmp: tmp.touch()
+    for i in '01':
+        with atomic_path(tmp_path/'d') as tmp: tmp.mkdir(); (tmp/i).touch()
+    assert there()==(['1'],['d','file'])
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path/'d') as tmp: tmp.mkdir(); raise KeyboardInterrupt
+    assert there()==(['1'],['d','file'])
 
 def test_full_disk(cohort, tmp_path):
     "A file-size limit stands in for a full disk: the command must say so and leave nothing behind."
