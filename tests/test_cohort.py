@@ -275,11 +275,13 @@ def test_two_interpreters_write_the_same_cache(folder, tmp_path):
     assert here and cache_files(tmp_path/'own-cache')==here
 
 def test_ctrl_c_stops_soon_and_the_next_run_goes_on(tmp_path):
-    root = many(tmp_path/'rsna', 40, (17,64,64))
-    p = forked(fill, root); time.sleep(.15); os.killpg(p.pid, signal.SIGINT); p.join(30)
+    root = many(tmp_path/'rsna', 100, (17,64,64))
+    p = forked(fill, root)
+    while p.is_alive() and not cache_files(tmp_path/'own-cache'): time.sleep(.01)
+    os.killpg(p.pid, signal.SIGINT); p.join(30)
     assert p.exitcode==1 and not alive(p.pid) and not list((tmp_path/'own-cache').rglob('.*tmp*'))
-    assert 0<=len(cache_files(tmp_path/'own-cache'))<40
-    assert cache_cohort(Cohort(root), 2)==120
+    assert 0<len(cache_files(tmp_path/'own-cache'))<100
+    assert cache_cohort(Cohort(root), 2)==300
 
 def test_a_killed_worker_is_told(tmp_path):
     with pytest.raises(InputError, match='a worker process was ended from outside'): list(spread(_die, [1,2,3], 2, 'test'))
