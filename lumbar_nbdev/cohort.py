@@ -603,7 +603,7 @@ _LABEL_RULES = (_ungraded, _unmatched, _points_twice, _points_on_other_series, _
 def _table_errors(path, split):
     "What makes the tables of a split unreadable, in sentences."
     readers = {f'{split}_series_descriptions.csv': lambda p: _read_series_table(p, [])}
-    if split=='train': readers |= {'train.csv': read_labels, 'train_label_coordinates.csv': lambda p: read_coordinates(p, [])}
+    if split=='train': readers |= {'train.csv': read_labels, 'train_label_coordinates.csv': read_coordinates}
     errors = []
     for name,read in readers.items():
         try: read(Path(path)/name)
